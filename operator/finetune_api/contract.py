@@ -1,0 +1,150 @@
+"""What operator and stage pods tell each other: a request as one JSON file, progress over HTTP, a result at the end."""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+
+from finetune_api.conditions import Reason
+from finetune_api.rules import ApiModel
+from finetune_api.spec import FineTuneJobSpec
+from finetune_api.status import (
+    Artifact,
+    Checkpoint,
+    DatasetReport,
+    Evaluation,
+    HistoryPoint,
+    Metrics,
+    Plan,
+    Progress,
+    Stage,
+)
+from finetune_api.types import Timestamp
+
+CONTRACT_VERSION = 1
+TERMINATION_MESSAGE_LIMIT = 4096
+"""Bytes that the kubelet keeps of a container's termination message."""
+
+
+class JobRef(ApiModel):
+    """Which job a stage works for."""
+
+    namespace: str
+    name: str
+    uid: str
+
+
+class StageRequest(ApiModel):
+    """Operator -> pod. A trainer refuses a contractVersion newer than its own with ExitCode.TRAINER_TOO_OLD."""
+
+    contract_version: int = CONTRACT_VERSION
+    job: JobRef
+    stage: Stage
+    attempt: int
+    """From 1 in each stage; never falls, so a writer with a lower one knows that it is a leftover."""
+    spec: FineTuneJobSpec
+    memory_limit_bytes: int | None = None
+    """Memory of the training pod, for the estimate in prepare."""
+    cpu_limit: float | None = None
+    """Cores of this pod; sets the number of threads."""
+    allow_remote_code: bool = False
+    """Whether the administrator allowed model.trustRemoteCode."""
+
+
+class ProgressReport(ApiModel):
+    """Pod -> operator, GET /progress."""
+
+    job_uid: str
+    attempt: int
+    progress: Progress
+    metrics: Metrics | None = None
+    history: list[HistoryPoint] = []
+    checkpoint: Checkpoint | None = None
+
+
+class StageResult(ApiModel):
+    """Pod -> operator, the termination message; whole in results/<stage>.json of the workspace."""
+
+    contract_version: int = CONTRACT_VERSION
+    stage: Stage
+    outcome: Literal["Succeeded", "Failed", "Preempted"]
+    reason: Reason = Reason.COMPLETED
+    message: Annotated[str, Field(max_length=1024)] = ""
+    dataset: DatasetReport | None = None
+    plan: Plan | None = None
+    metrics: Metrics | None = None
+    history: list[HistoryPoint] = []
+    evaluation: Evaluation | None = None
+    artifacts: list[Artifact] = []
+    checkpoint: Checkpoint | None = None
+    finished_at: Timestamp | None = None
+
+    def termination_message(self) -> str:
+        """JSON of at most TERMINATION_MESSAGE_LIMIT bytes: what does not fit is left out, least needed first."""
+        result = self
+        for shorter in (
+            _halve_history,
+            _halve_history,
+            _halve_history,
+            _drop_history,
+            _cut_warnings,
+            _cut_targets,
+            _cut_message,
+        ):
+            text = result.model_dump_json(by_alias=True, exclude_none=True, exclude_defaults=True)
+            if len(text.encode()) <= TERMINATION_MESSAGE_LIMIT:
+                return text
+            result = shorter(result)
+        text = result.model_dump_json(by_alias=True, exclude_none=True, exclude_defaults=True)
+        if len(text.encode()) > TERMINATION_MESSAGE_LIMIT:
+            raise ValueError(f"the result of {self.stage} does not fit into a termination message: {len(text)} bytes")
+        return text
+
+
+def _halve_history(result: StageResult) -> StageResult:
+    return result.model_copy(update={"history": thinned(result.history, len(result.history) // 2)})
+
+
+def _drop_history(result: StageResult) -> StageResult:
+    return result.model_copy(update={"history": []})
+
+
+def _cut_warnings(result: StageResult) -> StageResult:
+    if result.dataset is None:
+        return result
+    return result.model_copy(
+        update={"dataset": result.dataset.model_copy(update={"warnings": result.dataset.warnings[:2]})}
+    )
+
+
+def _cut_targets(result: StageResult) -> StageResult:
+    if result.plan is None:
+        return result
+    method = result.plan.method.model_copy(update={"target_modules": []})
+    return result.model_copy(update={"plan": result.plan.model_copy(update={"method": method})})
+
+
+def _cut_message(result: StageResult) -> StageResult:
+    return result.model_copy(update={"message": result.message[:256]})
+
+
+def thinned(points: list[HistoryPoint], limit: int) -> list[HistoryPoint]:
+    """At most `limit` points, evenly spaced, always with the first and the last."""
+    if len(points) <= limit:
+        return points
+    if limit < 2:
+        return points[-limit:] if limit else []
+    last = len(points) - 1
+    return [points[round(i * last / (limit - 1))] for i in range(limit)]
+
+
+def parse_result(text: str) -> StageResult | None:
+    """The result in a termination message, or None when the text is something else (a kernel message, a traceback)."""
+    try:
+        return StageResult.model_validate_json(text)
+    except ValueError:
+        return None
+
+
+def parse_json(document: dict[str, Any]) -> FineTuneJobSpec:
+    """The spec of a FineTuneJob object as the API server returns it."""
+    return FineTuneJobSpec.model_validate(document.get("spec") or {})

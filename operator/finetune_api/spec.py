@@ -1,0 +1,646 @@
+"""FineTuneJob.spec: everything that a job can say. Field docs become `kubectl explain`; defaults become schema defaults."""
+
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from pydantic import Field, WithJsonSchema
+
+from finetune_api.rules import ApiModel, Rule
+from finetune_api.types import (
+    Auto,
+    BoolOrAuto,
+    IntOrAuto,
+    Label,
+    LocalName,
+    LongText,
+    NumberOrAuto,
+    Quantity,
+    Text,
+    keyed_by,
+    source_type,
+)
+
+Task = Literal[
+    "chat", "completion", "summarization", "extraction", "classification", "token-classification", "preference"
+]
+MethodType = Literal["full", "lora", "qlora", "dora", "adapter"]
+Objective = Literal["sft", "pretrain", "dpo", "orpo", "kto"]
+DataFormat = Literal["messages", "prompt-completion", "text", "preference", "labelled-text", "tagged-tokens"]
+ExportFormat = Literal["peft", "safetensors", "onnx", "onnx-adapter", "gguf"]
+ExportPrecision = Literal["fp32", "fp16", "int8", "int4", "q8_0", "q4_0", "q4_k_m"]
+
+PREFERENCE_OBJECTIVES = ("dpo", "orpo", "kto")
+
+LOSS_METRICS = ("eval_loss", "perplexity")
+TASK_METRICS: dict[str, tuple[str, ...]] = {
+    "chat": (*LOSS_METRICS, "exact-match", "rouge1", "rouge2", "rougeL", "bleu"),
+    "completion": (*LOSS_METRICS, "exact-match", "rouge1", "rouge2", "rougeL", "bleu"),
+    "summarization": (*LOSS_METRICS, "rouge1", "rouge2", "rougeL", "bleu"),
+    "extraction": (*LOSS_METRICS, "exact-match", "json-valid", "f1"),
+    "classification": ("eval_loss", "accuracy", "f1", "precision", "recall"),
+    "token-classification": ("eval_loss", "accuracy", "f1", "precision", "recall", "seqeval"),
+    "preference": ("eval_loss", "accuracy"),
+}
+"""Metrics that a gate may name, by task."""
+
+if TYPE_CHECKING:
+    ModelUri = DataUri = DestinationUri = str
+else:
+    ModelUri = source_type("model.source", "hf", "pvc", "s3", "gs", "az", "oci", "job")
+    DataUri = source_type("dataset source", "hf", "pvc", "s3", "gs", "az")
+    DestinationUri = source_type("output.destination", "pvc", "s3", "gs", "az", "oci", "hf")
+
+OpenObject = Annotated[
+    dict[str, Any],
+    Field(max_length=64),
+    WithJsonSchema({"type": "object", "x-kubernetes-preserve-unknown-fields": True, "maxProperties": 64}),
+]
+
+
+class SecretRef(ApiModel):
+    """Credentials by the name of a Secret in the job's own namespace; the operator never reads it."""
+
+    secret_ref: LocalName
+    """Name of a Secret; its keys become environment variables of the stages that need them."""
+
+
+class ModelSpec(ApiModel):
+    """The model to tune."""
+
+    source: ModelUri
+    """Where the model is: hf://org/name, pvc://claim/path, s3://, gs://, az://, oci://, or job://name for the output of another FineTuneJob in this namespace."""
+    revision: Annotated[str, Field(max_length=128, pattern=r"^[A-Za-z0-9][A-Za-z0-9._/-]*$")] | None = None
+    """Commit, tag or branch; resolved to a commit and pinned in status.plan when absent."""
+    credentials: SecretRef | None = None
+    """Secret for a private model."""
+    trust_remote_code: bool = False
+    """Run code that comes with the model. Refused unless the administrator allowed it in the chart."""
+    attention: Literal["auto", "eager", "sdpa", "flash"] = "auto"
+    """Attention implementation."""
+    chat_template: LongText = ""
+    """Jinja chat template that overrides the tokenizer's own."""
+
+
+class DataSource(ApiModel):
+    """One set of rows."""
+
+    source: DataUri
+    """Where the rows are: hf://org/name, pvc://claim/path, s3://, gs://, az://; a file or a folder."""
+    split: Annotated[str, Field(max_length=128, pattern=r"^[A-Za-z0-9_.-]+(\[[-0-9%:]*\])?$")] | None = None
+    """Split with an optional slice: train, train[:4096], train[10%:20%]."""
+    credentials: SecretRef | None = None
+    """Secret for private data."""
+
+
+class DatasetSpec(ApiModel):
+    """The data to train and evaluate on."""
+
+    train: DataSource
+    """Rows to train on."""
+    eval: DataSource | None = None
+    """Rows held out; when absent, evalFraction of the train rows."""
+    eval_fraction: Annotated[float, Field(ge=0, le=0.5)] = 0.1
+    """Fraction of the train rows held out, stratified by the label where there is one; 0 means no evaluation set."""
+    format: Literal[Auto, DataFormat] = "auto"
+    """Shape of a row; auto detects it from the columns."""
+    columns: Annotated[dict[str, Text], Field(max_length=32)] = {}
+    """Renames: canonical column -> column in the data, as in {text: body, label: topic}."""
+    template: LongText = ""
+    """Prompt text with column names in braces, as in "News: {text} Topic?"."""
+    tools: bool = False
+    """Render `tools` and `tool_calls` of messages through the chat template."""
+    loss_on: Literal["assistant", "completion", "all"] | None = None
+    """Tokens that carry loss; by default the assistant's turns for messages, the completion for prompt-completion, all for text."""
+    max_length: IntOrAuto = "auto"
+    """Longest row in tokens; auto takes the longest row of the data up to the model's context."""
+    over_length: Literal["fail", "drop", "truncate"] = "fail"
+    """What happens to a longer row; it is counted in status either way."""
+    max_bad_rows: Annotated[int, Field(ge=0)] = 0
+    """Rows that may be unusable before the job is refused; they are left out and counted."""
+    packing: BoolOrAuto = "auto"
+    """Put several short rows into one sequence, without attention across them: true, false or auto."""
+    shuffle_seed: Annotated[int, Field(ge=0, lt=2**32)] = 42
+    """Seed of the order of rows and of the held-out split."""
+
+
+class Quantization(ApiModel):
+    """Quantization of the frozen base model."""
+
+    bits: Literal[4, 8] = 4
+    """Bits per weight."""
+    type: Literal["nf4", "fp4", "int8"] = "nf4"
+    """Data type of the quantized weights."""
+    double_quant: bool = True
+    """Quantize the quantization constants too."""
+
+
+class NamedAdapter(ApiModel):
+    """One of several adapters on a shared base."""
+
+    name: Label
+    """Name of the adapter; also of its artefact."""
+    dataset: DataSource
+    """Its own rows."""
+    rank: Annotated[int, Field(ge=1, le=1024)] = 16
+    """Its own rank."""
+    alpha: Annotated[float, Field(gt=0)] | None = None
+    """Its own scaling numerator; twice the rank when absent."""
+
+
+class MethodSpec(ApiModel):
+    """How the weights are changed."""
+
+    type: MethodType = "lora"
+    """full trains every weight; lora, qlora, dora and adapter train a small addition to a frozen base."""
+    rank: Annotated[int, Field(ge=1, le=1024)] = 16
+    """Rank of the low-rank update."""
+    alpha: Annotated[float, Field(gt=0)] = 32
+    """Scaling numerator: the update is multiplied by alpha / rank."""
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.05
+    """Dropout on the adapter's input."""
+    target_modules: Annotated[
+        Auto | Annotated[Text, Field(min_length=1)] | Annotated[list[Text], Field(min_length=1, max_length=64)],
+        WithJsonSchema(
+            {
+                "x-kubernetes-preserve-unknown-fields": True,
+                "minLength": 1,
+                "maxLength": 1024,
+                "minItems": 1,
+                "maxItems": 64,
+            }
+        ),
+    ] = "auto"
+    """Modules to adapt: auto (all linear layers), a list of names, or a regular expression over full names."""
+    modules_to_save: Annotated[list[Text], Field(max_length=64)] = []
+    """Modules trained in full and saved with the adapter."""
+    initialization: Literal["default", "pissa", "loftq", "olora"] = "default"
+    """Start values of the adapter."""
+    quantization: Quantization | None = None
+    """Quantization of the base; qlora only."""
+    adapters: Annotated[list[NamedAdapter], Field(max_length=16), keyed_by("name")] = []
+    """Several adapters on one shared base, trained in one run and saved separately."""
+
+    @classmethod
+    def rules(cls) -> tuple[Rule, ...]:
+        """What cannot work in itself."""
+        return (
+            Rule(
+                "!has(self.quantization) || self.type == 'qlora'",
+                "method.quantization belongs to method.type: qlora; remove it or choose qlora",
+                lambda m: m.quantization is None or m.type == "qlora",
+            ),
+            Rule(
+                "self.type != 'full' || self.adapters.size() == 0",
+                "method.adapters cannot be used with method.type: full, which has no adapters; choose lora",
+                lambda m: m.type != "full" or not m.adapters,
+            ),
+            Rule(
+                "self.type != 'full' || (self.initialization == 'default' && self.modulesToSave.size() == 0)",
+                "method.initialization and method.modulesToSave belong to an adapter; remove them with method.type: full",
+                lambda m: m.type != "full" or (m.initialization == "default" and not m.modules_to_save),
+            ),
+            Rule(
+                "self.type != 'qlora' || !(self.initialization in ['pissa', 'olora'])",
+                "method.initialization: pissa and olora need an unquantized base; with method.type: qlora use default or loftq",
+                lambda m: m.type != "qlora" or m.initialization not in ("pissa", "olora"),
+            ),
+            Rule(
+                "self.adapters.all(a, self.adapters.exists_one(b, b.name == a.name))",
+                "method.adapters must have different names",
+                lambda m: len({a.name for a in m.adapters}) == len(m.adapters),
+            ),
+        )
+
+
+class Loss(ApiModel):
+    """The loss function."""
+
+    type: Annotated[str, Field(max_length=63, pattern=r"^[a-z][a-z0-9-]*$")] = "default"
+    """default, focal, label-smoothing, class-weighted, or a registered name."""
+    gamma: Annotated[float, Field(ge=0)] | None = None
+    """focal: exponent of the down-weighting of easy tokens."""
+    smoothing: Annotated[float, Field(ge=0, lt=1)] | None = None
+    """label-smoothing: mass given to the other classes."""
+
+
+class EarlyStopping(ApiModel):
+    """Stop when the evaluation no longer improves."""
+
+    metric: Annotated[str, Field(max_length=63)] = "eval_loss"
+    """Metric to watch."""
+    patience: Annotated[int, Field(ge=1)] = 3
+    """Evaluations without improvement before training stops."""
+    min_delta: Annotated[float, Field(ge=0)] = 0.0
+    """Smallest change that counts as an improvement."""
+
+
+class TrainingSpec(ApiModel):
+    """How training runs."""
+
+    objective: Objective = "sft"
+    """What is optimised."""
+    beta: Annotated[float, Field(gt=0)] = 0.1
+    """Strength of the pull to the reference model; preference objectives."""
+    epochs: Annotated[float, Field(gt=0, le=10000)] | None = None
+    """Passes over the train rows; 3 when neither epochs nor maxSteps is given."""
+    max_steps: Annotated[int, Field(ge=1)] | None = None
+    """Optimizer steps, in place of epochs."""
+    batch_size: IntOrAuto = "auto"
+    """Global batch in rows per optimizer step, or auto; gradient accumulation follows from it."""
+    micro_batch_size: IntOrAuto = "auto"
+    """Rows of one forward pass on one device, or auto: as many as memory allows."""
+    learning_rate: NumberOrAuto = "auto"
+    """Peak learning rate, or auto: by method and objective."""
+    scheduler: Literal["cosine", "linear", "constant", "constant_with_warmup", "polynomial", "inverse_sqrt"] = "cosine"
+    """Course of the learning rate after the warm-up."""
+    warmup_ratio: Annotated[float, Field(ge=0, lt=1)] = 0.03
+    """Fraction of the steps over which the learning rate rises from 0."""
+    weight_decay: Annotated[float, Field(ge=0)] = 0.0
+    """Decoupled weight decay."""
+    optimizer: Literal["adamw", "adamw-8bit", "paged-adamw-8bit", "adafactor", "sgd"] = "adamw"
+    """Optimizer."""
+    max_grad_norm: Annotated[float, Field(ge=0)] = 1.0
+    """Gradients are clipped to this L2 norm; 0 turns clipping off."""
+    precision: Literal["auto", "bf16", "fp16", "fp32"] = "auto"
+    """Number format of the computation."""
+    gradient_checkpointing: BoolOrAuto = "auto"
+    """Recompute activations in the backward pass to save memory: true, false or auto."""
+    loss: Loss = Loss()
+    """Loss function."""
+    log_every: Annotated[int, Field(ge=1)] = 10
+    """Steps between reports of loss and progress."""
+    eval_every: IntOrAuto = "auto"
+    """Steps between evaluations, or auto."""
+    checkpoint_every: IntOrAuto = "auto"
+    """Steps between checkpoints, or auto."""
+    keep_checkpoints: Annotated[int, Field(ge=2, le=100)] = 2
+    """Complete checkpoints kept; two at least, so that one is whole while the next is written."""
+    early_stopping: EarlyStopping | None = None
+    """Stop early; off when absent."""
+    load_best: bool = True
+    """End with the weights of the best evaluation in place of the last."""
+    seed: Annotated[int, Field(ge=0, lt=2**32)] = 42
+    """Seed of initialisation, dropout and order."""
+    extra: OpenObject = {}
+    """Any further TrainingArguments field, validated against the installed version."""
+
+    @classmethod
+    def rules(cls) -> tuple[Rule, ...]:
+        """What cannot work in itself."""
+        return (
+            Rule(
+                "!(has(self.epochs) && has(self.maxSteps))",
+                "training.epochs and training.maxSteps exclude each other; keep one",
+                lambda t: t.epochs is None or t.max_steps is None,
+            ),
+        )
+
+
+class DistributedSpec(ApiModel):
+    """Over how many processes and pods training runs."""
+
+    strategy: Literal["auto", "none", "ddp", "fsdp", "deepspeed"] = "auto"
+    """How weights and work are spread."""
+    zero_stage: Literal[1, 2, 3] = 3
+    """deepspeed: what is sharded."""
+    offload: Literal["none", "optimizer", "all"] = "none"
+    """What is kept in host memory."""
+    nodes: Annotated[int, Field(ge=1, le=1024)] = 1
+    """Pods."""
+    processes_per_node: IntOrAuto = "auto"
+    """Processes in a pod; auto is one per accelerator."""
+    min_nodes: Annotated[int, Field(ge=1)] | None = None
+    """Elastic lower bound of nodes."""
+
+    @classmethod
+    def rules(cls) -> tuple[Rule, ...]:
+        """What cannot work in itself."""
+        return (
+            Rule(
+                "!has(self.minNodes) || self.minNodes <= self.nodes",
+                "distributed.minNodes must not exceed distributed.nodes",
+                lambda d: d.min_nodes is None or d.min_nodes <= d.nodes,
+            ),
+            Rule(
+                "self.nodes == 1 || self.strategy != 'none'",
+                "distributed.strategy: none runs in one pod; set distributed.nodes: 1 or another strategy",
+                lambda d: d.nodes == 1 or d.strategy != "none",
+            ),
+        )
+
+
+class Accelerator(ApiModel):
+    """Accelerators of one training pod."""
+
+    resource: Annotated[str, Field(max_length=253, pattern=r"^[a-z0-9.-]+/[A-Za-z0-9._-]+$")] = "nvidia.com/gpu"
+    """Extended resource name."""
+    count: Annotated[int, Field(ge=1, le=16)] = 1
+    """Accelerators per pod."""
+
+
+class Toleration(ApiModel):
+    """A taint that the pod tolerates."""
+
+    key: Annotated[str, Field(max_length=317)] = ""
+    """Taint key; empty with operator Exists matches every key."""
+    operator: Literal["Equal", "Exists"] = "Equal"
+    """Relation of key and value."""
+    value: Annotated[str, Field(max_length=63)] = ""
+    """Taint value."""
+    effect: Literal["", "NoSchedule", "PreferNoSchedule", "NoExecute"] = ""
+    """Taint effect; empty matches every effect."""
+
+
+class ResourcesSpec(ApiModel):
+    """What one training pod asks for; the other stages take theirs from the plan."""
+
+    accelerator: Accelerator | None = None
+    """Accelerators; absent means CPU."""
+    cpu: Quantity = "4"
+    """CPU request."""
+    memory: Quantity = "16Gi"
+    """Memory request and limit."""
+    node_selector: Annotated[dict[str, Annotated[str, Field(max_length=63)]], Field(max_length=32)] = {}
+    """Labels that the node must have."""
+    tolerations: Annotated[list[Toleration], Field(max_length=32)] = []
+    """Taints that the pods tolerate."""
+    priority_class_name: Annotated[str, Field(max_length=253)] = ""
+    """PriorityClass of the pods."""
+
+
+class Generation(ApiModel):
+    """How answers are generated in evaluation."""
+
+    max_new_tokens: Annotated[int, Field(ge=1, le=8192)] = 128
+    """Longest answer in tokens."""
+
+
+class Gate(ApiModel):
+    """A bar that the tuned model must clear; unmet, the job fails and nothing is published."""
+
+    metric: Annotated[str, Field(max_length=63)]
+    """Metric of the task."""
+    at_least: float | None = None
+    """Lowest value accepted."""
+    at_most: float | None = None
+    """Highest value accepted."""
+    improves_baseline_by: float | None = None
+    """Smallest improvement over the base model, in the metric's own unit."""
+
+    @classmethod
+    def rules(cls) -> tuple[Rule, ...]:
+        """What cannot work in itself."""
+        return (
+            Rule(
+                "[has(self.atLeast), has(self.atMost), has(self.improvesBaselineBy)].exists_one(x, x)",
+                "a gate needs exactly one of atLeast, atMost and improvesBaselineBy",
+                lambda g: sum(x is not None for x in (g.at_least, g.at_most, g.improves_baseline_by)) == 1,
+            ),
+        )
+
+
+class EvaluationSpec(ApiModel):
+    """How the tuned model is compared with the untouched one."""
+
+    metrics: Annotated[
+        Auto | Annotated[list[Annotated[str, Field(max_length=63)]], Field(min_length=1, max_length=32)],
+        WithJsonSchema(
+            {
+                "x-kubernetes-preserve-unknown-fields": True,
+                "pattern": "^auto$",
+                "maxLength": 4,
+                "minItems": 1,
+                "maxItems": 32,
+            }
+        ),
+    ] = "auto"
+    """Metrics to report, or auto for those of the task."""
+    baseline: bool = True
+    """Evaluate the base model on the same rows."""
+    max_rows: Annotated[int, Field(ge=1)] = 500
+    """Held-out rows used at most."""
+    generation: Generation = Generation()
+    """Generation of answers."""
+    gates: Annotated[list[Gate], Field(max_length=16)] = []
+    """Bars to clear before anything is exported."""
+
+    @classmethod
+    def rules(cls) -> tuple[Rule, ...]:
+        """What cannot work in itself."""
+        return (
+            Rule(
+                "self.baseline || self.gates.all(g, !has(g.improvesBaselineBy))",
+                "a gate with improvesBaselineBy needs evaluation.baseline: true",
+                lambda e: e.baseline or all(g.improves_baseline_by is None for g in e.gates),
+            ),
+        )
+
+
+class ParityLimits(ApiModel):
+    """How far an export may differ from the tuned model; defaults depend on the precision."""
+
+    max_abs: Annotated[float, Field(gt=0)] | None = None
+    """Largest absolute difference of a logit."""
+    max_kl: Annotated[float, Field(gt=0)] | None = None
+    """Largest mean Kullback-Leibler divergence of the next-token distributions, in nats."""
+    min_top1: Annotated[float, Field(ge=0, le=1)] | None = None
+    """Smallest fraction of positions with the same most likely token."""
+    max_perplexity_ratio: Annotated[float, Field(ge=1)] | None = None
+    """Largest ratio of perplexities, export over tuned model."""
+
+
+class Export(ApiModel):
+    """One artefact to publish."""
+
+    name: Label
+    """Name of the artefact and of its folder."""
+    format: ExportFormat
+    """peft (the adapter), safetensors (merged weights), onnx, onnx-adapter, gguf."""
+    device: Literal["cpu", "gpu", "npu"] = "cpu"
+    """onnx: device that will run it."""
+    provider: Annotated[str, Field(max_length=63, pattern=r"^(auto|[A-Za-z0-9]+ExecutionProvider)$")] = "auto"
+    """onnx: ONNX Runtime execution provider."""
+    precision: ExportPrecision | None = None
+    """Number format of the weights; fp32 for onnx and the model's own for safetensors when absent."""
+    parity: ParityLimits | None = None
+    """Limits of the parity gate."""
+
+
+class Workspace(ApiModel):
+    """Scratch and checkpoints."""
+
+    size: Quantity = "20Gi"
+    """Size of the job's own claim."""
+    storage_class_name: Annotated[str, Field(max_length=253)] = ""
+    """StorageClass; the cluster's default when empty."""
+    claim_name: Annotated[str, Field(max_length=253)] = ""
+    """An existing claim to use in place of one of the job's own; it outlives the job."""
+
+
+class OutputSpec(ApiModel):
+    """Where results go."""
+
+    destination: DestinationUri | None = None
+    """Where artefacts are published; when absent they stay in the job's workspace and go with it."""
+    credentials: SecretRef | None = None
+    """Secret for the destination."""
+    workspace: Workspace = Workspace()
+    """Scratch and checkpoints."""
+
+
+class MlflowReporting(ApiModel):
+    """MLflow tracking."""
+
+    tracking_uri: Annotated[str, Field(max_length=512, pattern=r"^https?://[A-Za-z0-9]")]
+    """Address of the tracking server."""
+    experiment: Text = "finetune"
+    """Experiment name."""
+
+
+class WandbReporting(ApiModel):
+    """Weights & Biases."""
+
+    project: Text
+    """Project name."""
+    secret_ref: LocalName
+    """Secret with WANDB_API_KEY."""
+
+
+class ReportingSpec(ApiModel):
+    """Where curves go."""
+
+    tensorboard: bool = True
+    """Write TensorBoard event files beside the artefacts."""
+    mlflow: MlflowReporting | None = None
+    """MLflow tracking."""
+    wandb: WandbReporting | None = None
+    """Weights & Biases."""
+
+
+class Cost(ApiModel):
+    """Price and budget."""
+
+    per_hour: Annotated[str, Field(max_length=16, pattern=r"^[0-9]+(\.[0-9]+)?$")]
+    """Price of one accelerator (one pod on CPU) for one hour."""
+    currency: Annotated[str, Field(pattern=r"^[A-Z]{3}$", max_length=3)] = "USD"
+    """ISO 4217 code."""
+    budget: Annotated[str, Field(max_length=16, pattern=r"^[0-9]+(\.[0-9]+)?$")] | None = None
+    """Most that the job may cost; over it, a checkpoint is saved and the job stops."""
+
+
+class PolicySpec(ApiModel):
+    """Rules of the job's life. suspend, activeDeadlineSeconds and ttlSecondsAfterFinished may change at any time."""
+
+    suspend: bool = False
+    """Stop after a checkpoint and free the resources; false goes on from it."""
+    active_deadline_seconds: Annotated[int, Field(ge=1)] | None = None
+    """Longest time the job may be active, summed over suspensions."""
+    retries: Annotated[int, Field(ge=0, le=100)] = 3
+    """Attempts of a stage that may be lost to crashes; disruptions do not count."""
+    hang_timeout_seconds: Annotated[int, Field(ge=10)] = 1800
+    """Time without a step after which training starts again from its checkpoint."""
+    ttl_seconds_after_finished: Annotated[int, Field(ge=0)] | None = None
+    """Time after which the finished FineTuneJob is deleted."""
+    cost: Cost | None = None
+    """Price and budget."""
+
+
+MUTABLE_POLICY_FIELDS = ("suspend", "activeDeadlineSeconds", "ttlSecondsAfterFinished")
+
+
+class FineTuneJobSpec(ApiModel):
+    """What to tune, on what, how, and where the result goes. Everything but three policy fields is immutable."""
+
+    task: Task = "chat"
+    """What the model learns to do; sets the row formats, metrics and head."""
+    model: ModelSpec
+    """The model to tune."""
+    dataset: DatasetSpec
+    """The data."""
+    method: MethodSpec = MethodSpec()
+    """How the weights are changed."""
+    training: TrainingSpec = TrainingSpec()
+    """How training runs."""
+    distributed: DistributedSpec = DistributedSpec()
+    """Over how many processes and pods."""
+    resources: ResourcesSpec = ResourcesSpec()
+    """What one training pod asks for."""
+    evaluation: EvaluationSpec = EvaluationSpec()
+    """How the result is judged."""
+    exports: Annotated[list[Export], Field(max_length=16), keyed_by("name")] = []
+    """Artefacts; when empty: the adapter and the merged model, or the model for full tuning."""
+    output: OutputSpec = OutputSpec()
+    """Where results go."""
+    reporting: ReportingSpec = ReportingSpec()
+    """Where curves go."""
+    policy: PolicySpec = PolicySpec()
+    """Rules of the job's life."""
+    dry_run: bool = False
+    """Prepare only: data report, plan, memory and cost estimate; no accelerator is asked for."""
+
+    @classmethod
+    def rules(cls) -> tuple[Rule, ...]:
+        """What cannot work in itself, and what may not change."""
+        return (*_FIT_RULES, *_immutable_rules())
+
+
+def _gate_rule(task: str, metrics: tuple[str, ...]) -> Rule:
+    return Rule(
+        f"self.task != '{task}' || self.evaluation.gates.all(g, g.metric in {[*metrics]})",
+        f"evaluation.gates names a metric that task: {task} does not have; choose from {', '.join(metrics)}",
+        lambda s: s.task != task or all(gate.metric in metrics for gate in s.evaluation.gates),
+    )
+
+
+_FIT_RULES = (
+    Rule(
+        "(self.training.objective in ['dpo', 'orpo', 'kto']) == (self.task == 'preference')",
+        "training.objective: dpo, orpo and kto belong to task: preference, and task: preference needs one of them",
+        lambda s: (s.training.objective in PREFERENCE_OBJECTIVES) == (s.task == "preference"),
+    ),
+    *(_gate_rule(task, metrics) for task, metrics in TASK_METRICS.items()),
+    Rule(
+        "self.evaluation.gates.size() == 0 || has(self.dataset.eval) || self.dataset.evalFraction > 0.0",
+        "evaluation.gates needs rows to judge on: set dataset.eval or dataset.evalFraction above 0",
+        lambda s: not s.evaluation.gates or s.dataset.eval is not None or s.dataset.eval_fraction > 0,
+    ),
+    Rule(
+        "self.method.type != 'full' || self.exports.all(e, !(e.format in ['peft', 'onnx-adapter']))",
+        "exports: format peft and onnx-adapter need an adapter; with method.type: full use safetensors or onnx",
+        lambda s: s.method.type != "full" or all(e.format not in ("peft", "onnx-adapter") for e in s.exports),
+    ),
+    Rule(
+        "self.exports.all(a, self.exports.exists_one(b, b.name == a.name))",
+        "exports must have different names",
+        lambda s: len({e.name for e in s.exports}) == len(s.exports),
+    ),
+    Rule(
+        "!(self.method.type == 'qlora' && self.distributed.strategy == 'deepspeed' && self.distributed.zeroStage == 3)",
+        "distributed.zeroStage: 3 cannot shard the quantized base of method.type: qlora; use zeroStage 2 or strategy: fsdp",
+        lambda s: (
+            not (s.method.type == "qlora" and s.distributed.strategy == "deepspeed" and s.distributed.zero_stage == 3)
+        ),
+    ),
+)
+
+
+def _immutable_rules() -> tuple[Rule, ...]:
+    fields = [f for f in FineTuneJobSpec.model_fields if f != "policy"]
+    whole = (_same(f"self.{name}", f"oldSelf.{name}", name) for name in map(_camel, fields))
+    policy = (
+        _same(f"self.policy.{name}", f"oldSelf.policy.{name}", f"policy.{name}")
+        for name in map(_camel, PolicySpec.model_fields)
+        if name not in MUTABLE_POLICY_FIELDS
+    )
+    return (*whole, *policy)
+
+
+def _same(new: str, old: str, path: str) -> Rule:
+    return Rule(
+        f"has({new}) == has({old}) && (!has({new}) || {new} == {old})",
+        f"spec.{path} is immutable once the job is accepted; create a new FineTuneJob to change it",
+    )
+
+
+def _camel(name: str) -> str:
+    head, *rest = name.split("_")
+    return head + "".join(part.capitalize() for part in rest)

@@ -1,0 +1,87 @@
+"""What this version can do. A field that it cannot honour is refused by name, never ignored.
+
+The operator asks before it creates anything; a run without Kubernetes asks before it loads anything.
+"""
+
+from collections.abc import Iterator
+
+from finetune_api.spec import DataSource, FineTuneJobSpec
+
+TASKS = ("chat", "completion", "summarization")
+METHODS = ("lora", "full")
+OBJECTIVES = ("sft",)
+SOURCE_SCHEMES = ("pvc", "hf")
+DESTINATION_SCHEMES = ("pvc",)
+FORMATS = ("auto", "messages", "prompt-completion", "text")
+STRATEGIES = ("auto", "none")
+OPTIMIZERS = ("adamw",)
+LOSSES = ("default",)
+EXPORT_FORMATS = ("peft", "safetensors", "onnx")
+ONNX_PROVIDERS = ("auto", "CPUExecutionProvider")
+ONNX_PRECISIONS = (None, "fp32", "int8", "int4")
+SAFETENSORS_PRECISIONS = (None, "fp32")
+
+
+def unsupported(spec: FineTuneJobSpec) -> list[str]:
+    """One entry for each field that this version cannot honour, as in `method.type=qlora`; empty when it can do all."""
+    return [*_unsupported(spec)]
+
+
+def _unsupported(spec: FineTuneJobSpec) -> Iterator[str]:
+    yield from _outside("task", spec.task, TASKS)
+    yield from _outside("method.type", spec.method.type, METHODS)
+    yield from _outside("method.initialization", spec.method.initialization, ("default",))
+    yield from _outside("training.objective", spec.training.objective, OBJECTIVES)
+    yield from _outside("training.optimizer", spec.training.optimizer, OPTIMIZERS)
+    yield from _outside("training.loss.type", spec.training.loss.type, LOSSES)
+    yield from _outside("dataset.format", spec.dataset.format, FORMATS)
+    yield from _outside("distributed.strategy", spec.distributed.strategy, STRATEGIES)
+    yield from _outside("distributed.nodes", spec.distributed.nodes, (1,))
+    yield from _outside("distributed.processesPerNode", spec.distributed.processes_per_node, ("auto", 1))
+    yield from _outside("model.source", _scheme(spec.model.source), SOURCE_SCHEMES)
+    yield from _sources(spec)
+    yield from _present(spec)
+    yield from _exports(spec)
+    if spec.output.destination:
+        yield from _outside("output.destination", _scheme(spec.output.destination), DESTINATION_SCHEMES)
+
+
+def _sources(spec: FineTuneJobSpec) -> Iterator[str]:
+    sources: list[tuple[str, DataSource]] = [("dataset.train", spec.dataset.train)]
+    if spec.dataset.eval:
+        sources.append(("dataset.eval", spec.dataset.eval))
+    for field, source in sources:
+        yield from _outside(f"{field}.source", _scheme(source.source), SOURCE_SCHEMES)
+
+
+def _present(spec: FineTuneJobSpec) -> Iterator[str]:
+    asked = {
+        "dataset.tools": spec.dataset.tools,
+        "method.adapters": spec.method.adapters,
+        "method.quantization": spec.method.quantization,
+        "distributed.minNodes": spec.distributed.min_nodes,
+        "reporting.mlflow": spec.reporting.mlflow,
+        "reporting.wandb": spec.reporting.wandb,
+        "policy.cost": spec.policy.cost,
+        "output.credentials": spec.output.credentials,
+    }
+    yield from (field for field, value in asked.items() if value)
+
+
+def _exports(spec: FineTuneJobSpec) -> Iterator[str]:
+    for i, export in enumerate(spec.exports):
+        yield from _outside(f"exports[{i}].format", export.format, EXPORT_FORMATS)
+        precisions = ONNX_PRECISIONS if export.format == "onnx" else SAFETENSORS_PRECISIONS
+        yield from _outside(f"exports[{i}].precision", export.precision, precisions)
+        if export.format == "onnx":
+            yield from _outside(f"exports[{i}].device", export.device, ("cpu",))
+            yield from _outside(f"exports[{i}].provider", export.provider, ONNX_PROVIDERS)
+
+
+def _outside(field: str, value: object, supported: tuple[object, ...]) -> Iterator[str]:
+    if value not in supported:
+        yield f"{field}={value}"
+
+
+def _scheme(uri: str) -> str:
+    return uri.partition("://")[0]

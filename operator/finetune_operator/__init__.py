@@ -1,0 +1,1 @@
+"""The FineTuneJob operator: a pure core that decides, and a kopf shell that fetches, applies and writes."""

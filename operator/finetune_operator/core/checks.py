@@ -1,0 +1,67 @@
+"""Reasons to end a job that no stage needs to find out: an ordered chain of pure checks."""
+
+from dataclasses import dataclass
+from datetime import datetime
+
+from pydantic import ValidationError
+
+from finetune_api.conditions import Reason
+from finetune_api.spec import FineTuneJobSpec
+from finetune_api.status import FineTuneJobStatus
+from finetune_api.support import unsupported
+from finetune_operator.core.configuration import Configuration
+from finetune_operator.core.observed import Manifest
+from finetune_operator.core.timestamps import seconds_between
+
+
+@dataclass(frozen=True)
+class Failure:
+    """Why the job ends."""
+
+    reason: Reason
+    message: str
+
+
+def read_spec(job: Manifest) -> FineTuneJobSpec | Failure:
+    """The spec, or why it cannot be one: what the schema of the CRD leaves open is checked here."""
+    try:
+        return FineTuneJobSpec.model_validate(job.get("spec") or {})
+    except ValidationError as error:
+        return Failure(Reason.INVALID_SPEC, "; ".join(_explain(e["loc"], e["msg"]) for e in error.errors()[:5]))
+
+
+def _explain(location: tuple[int | str, ...], message: str) -> str:
+    path = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in location)
+    return f"spec{path}: {message.removeprefix('Value error, ')}"
+
+
+def refuse(spec: FineTuneJobSpec, configuration: Configuration) -> Failure | None:
+    """What this version or this installation does not do."""
+    if fields := unsupported(spec):
+        return Failure(Reason.NOT_SUPPORTED, f"not supported yet: {', '.join(fields)}")
+    if spec.model.trust_remote_code and not configuration.allow_remote_code:
+        return Failure(
+            Reason.NOT_SUPPORTED,
+            "model.trustRemoteCode: true is not allowed in this installation; the administrator can allow it in the chart "
+            "(trainer.allowRemoteCode)",
+        )
+    return None
+
+
+def overdue(spec: FineTuneJobSpec, status: FineTuneJobStatus, now: datetime) -> Failure | None:
+    """Whether the job was active for longer than its deadline."""
+    left = seconds_to_deadline(spec, status, now)
+    if left is None or left > 0:
+        return None
+    limit = spec.policy.active_deadline_seconds
+    return Failure(
+        Reason.DEADLINE_EXCEEDED, f"the job was active for longer than policy.activeDeadlineSeconds: {limit}"
+    )
+
+
+def seconds_to_deadline(spec: FineTuneJobSpec, status: FineTuneJobStatus, now: datetime) -> float | None:
+    """Active seconds left, or None without a deadline or while the clock stands still."""
+    limit = spec.policy.active_deadline_seconds
+    if limit is None or status.active_since is None:
+        return None
+    return limit - status.active_seconds - seconds_between(status.active_since, now)

@@ -1,0 +1,125 @@
+"""Why a stage's Job was lost, and whether another attempt can help. Reads the pod: the Job itself cannot tell an OOM from a kill."""
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from finetune_api import names
+from finetune_api.conditions import Reason
+from finetune_api.contract import StageResult, parse_result
+from finetune_api.exit_codes import REASON_OF
+from finetune_api.status import Stage
+from finetune_operator.core.observed import Manifest
+
+Verdict = Literal["stop", "retry", "disruption"]
+
+RETRYABLE = frozenset({Reason.CRASHED, Reason.SOURCE_UNAVAILABLE, Reason.HANG})
+"""Failures that another attempt may not meet again. Everything else would only repeat itself."""
+
+
+@dataclass(frozen=True)
+class Cause:
+    """Why an attempt was lost."""
+
+    reason: Reason
+    message: str
+    verdict: Verdict
+    result: StageResult | None = None
+    """What the pod reported, when it could."""
+
+
+def cause_of(job: Manifest, pods: tuple[Manifest, ...], stage: Stage) -> Cause:
+    """Cause of a failed Job, from its newest pod."""
+    pod = newest(pods)
+    if pod is None:
+        return Cause(Reason.CRASHED, _job_failure(job), "retry")
+    terminated = terminated_state(pod)
+    result = parse_result(terminated.get("message") or "")
+    if result is not None and result.outcome != "Succeeded":
+        return _reported(result)
+    return _observed(pod, terminated, stage)
+
+
+def _reported(result: StageResult) -> Cause:
+    if result.outcome == "Preempted":
+        return Cause(Reason.PREEMPTED, result.message, "disruption", result)
+    return Cause(result.reason, result.message, "retry" if result.reason in RETRYABLE else "stop", result)
+
+
+def _observed(pod: Manifest, terminated: dict[str, Any], stage: Stage) -> Cause:
+    if terminated.get("reason") == "OOMKilled":
+        return Cause(Reason.OUT_OF_MEMORY, _out_of_memory(pod, stage), "stop")
+    if disrupted(pod):
+        return Cause(Reason.PREEMPTED, pod["status"].get("message") or "the pod was evicted or preempted", "disruption")
+    code = terminated.get("exitCode")
+    reason = REASON_OF.get(code, Reason.CRASHED) if code is not None else Reason.CRASHED
+    if reason is Reason.PREEMPTED:
+        return Cause(reason, "the pod was asked to stop", "disruption")
+    message = f"stage {stage} ended with exit code {code}: {_last_lines(terminated)}; see the log of pod {_name(pod)}"
+    return Cause(reason, message, "retry" if reason in RETRYABLE else "stop")
+
+
+def _out_of_memory(pod: Manifest, stage: Stage) -> str:
+    limit = next((c["resources"]["limits"]["memory"] for c in pod["spec"]["containers"] if _is_stage(c)), "its limit")
+    return (
+        f"stage {stage} was ended by the kernel at its memory limit of {limit}: "
+        "raise resources.memory, or lower training.microBatchSize or dataset.maxLength"
+    )
+
+
+def _last_lines(terminated: dict[str, Any]) -> str:
+    lines = (terminated.get("message") or "no message").strip().splitlines()
+    return lines[-1][:512] if lines else "no message"
+
+
+def newest(pods: tuple[Manifest, ...]) -> Manifest | None:
+    """The pod that was created last."""
+    return max(pods, key=lambda p: (p["metadata"].get("creationTimestamp") or "", _name(p)), default=None)
+
+
+def terminated_state(pod: Manifest) -> dict[str, Any]:
+    """The terminated state of the stage's container; empty while it runs or when the pod never started it."""
+    return (stage_container(pod).get("state") or {}).get("terminated") or {}
+
+
+def waiting_state(pod: Manifest) -> dict[str, Any]:
+    """The waiting state of the stage's container; empty when it does not wait."""
+    return (stage_container(pod).get("state") or {}).get("waiting") or {}
+
+
+def stage_container(pod: Manifest) -> dict[str, Any]:
+    """Status of the stage's container."""
+    statuses = (pod.get("status") or {}).get("containerStatuses") or []
+    return next((s for s in statuses if _is_stage(s)), {})
+
+
+def _is_stage(container: dict[str, Any]) -> bool:
+    return bool(container.get("name") == names.STAGE_CONTAINER)
+
+
+def disrupted(pod: Manifest) -> bool:
+    """Whether the cluster, not the program, ended the pod."""
+    status = pod.get("status") or {}
+    conditions = status.get("conditions") or []
+    target = any(c.get("type") == "DisruptionTarget" and c.get("status") == "True" for c in conditions)
+    return target or status.get("reason") in ("Evicted", "Preempting", "NodeLost", "Shutdown", "Terminated")
+
+
+def is_live(pod: Manifest) -> bool:
+    """Whether the pod may still run or write."""
+    return (pod.get("status") or {}).get("phase") not in ("Succeeded", "Failed")
+
+
+def _job_failure(job: Manifest) -> str:
+    failed = condition(job, "Failed") or {}
+    return f"{failed.get('reason', 'Failed')}: {failed.get('message', 'the Job failed and its pod is gone')}"
+
+
+def condition(obj: Manifest, kind: str) -> dict[str, Any] | None:
+    """The condition of type `kind` with status True."""
+    conditions = (obj.get("status") or {}).get("conditions") or []
+    return next((c for c in conditions if c.get("type") == kind and c.get("status") == "True"), None)
+
+
+def _name(obj: Manifest) -> str:
+    name: str = obj["metadata"]["name"]
+    return name

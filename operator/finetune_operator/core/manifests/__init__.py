@@ -1,0 +1,1 @@
+"""Builders of the children's manifests: plain dictionaries, one module per kind."""
