@@ -1,0 +1,66 @@
+# Every command of the project. `make help` lists them; each installs what it needs.
+
+SHELL := /bin/bash
+PYTHON ?= python3
+BIN := .venv/bin
+export PYTHONPATH := scripts
+LOCAL_CLUSTER := $(PYTHON) -m local_cluster
+TYPED := operator trainer-image scripts/local_cluster scripts/demo scripts/generation scripts/generate.py
+
+.DEFAULT_GOAL := help
+.PHONY: help venv demo test test-fast test-apiserver test-trainer test-cluster check format generate verify lock \
+        images cluster-up cluster-status cluster-down
+
+help:  ## This list
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/' | column -t -s $$'\t'
+
+venv:  ## .venv with the locked dependencies
+	@scripts/bootstrap
+
+demo: venv  ## A real Kubernetes on this machine, the operator in it, and one FineTuneJob from apply to ONNX
+	@$(BIN)/python -m demo
+
+cluster-up:  ## Find or start a Kubernetes (KUBE_CONTEXT, else kind with Docker, else on this host)
+	@$(LOCAL_CLUSTER) up
+
+cluster-status:  ## What of it runs
+	@$(LOCAL_CLUSTER) status
+
+cluster-down:  ## Take away everything that cluster-up made; caches stay
+	@$(LOCAL_CLUSTER) down
+
+images: venv  ## Build both images and load them into the cluster
+	@$(BIN)/python -c 'from demo.installation import make_images; print(make_images())'
+
+test: check test-fast test-apiserver test-trainer test-cluster  ## Every test
+
+test-fast: venv  ## Unit tests: no cluster, no training
+	$(BIN)/pytest tests/unit -n 2 -q
+
+test-apiserver: venv  ## The operator, the CRD and the chart against a real API server, etcd and controller manager
+	$(BIN)/pytest tests/apiserver tests/chart -q
+
+test-trainer: venv  ## The stages on tiny models of the Llama, Qwen, Phi and Gemma architectures
+	OMP_NUM_THREADS=1 $(BIN)/pytest tests/trainer -n 2 -q
+
+test-cluster: venv  ## End to end, with real pods on the local cluster
+	$(BIN)/pytest tests/cluster tests/cluster_tool -q
+
+check: venv verify  ## Lint, types, direction of imports, generated files
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy $(TYPED)
+	$(BIN)/lint-imports
+
+format: venv  ## Format and fix what can be fixed
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format
+
+generate: venv  ## CRD, chart copy and reference pages from the models
+	$(BIN)/python scripts/generate.py
+
+verify: venv  ## Fail when a generated file is stale
+	$(BIN)/python scripts/generate.py --check
+
+lock: venv  ## Resolve requirements/constraints.txt anew
+	scripts/lock

