@@ -1,4 +1,4 @@
-"""Condition types and reasons: the only place where they are spelled. docs/reference/reasons.md is generated from here."""
+"""Condition types and reasons: the only place where they are spelled; docs/reference/reasons.md is made from here."""
 
 from enum import StrEnum
 
@@ -64,9 +64,10 @@ class Reason(StrEnum):
     SOURCE_UNAVAILABLE = "SourceUnavailable"
     """A hub or store did not answer; the stage is tried again."""
     INSUFFICIENT_MEMORY = "InsufficientMemory"
-    """By the estimate the job does not fit into the pod's memory; the message names the parts and what would make it fit."""
+    """By the estimate the job does not fit into the pod's memory; the message names the parts and what would help."""
     OUT_OF_MEMORY = "OutOfMemory"
-    """The kernel ended the container at its memory limit, or the accelerator had no memory left. Raise resources.memory, or lower training.microBatchSize or dataset.maxLength."""
+    """The kernel ended the container at its memory limit, or the accelerator had no memory left. Raise
+    resources.memory, or lower training.microBatchSize or dataset.maxLength."""
     NON_FINITE_LOSS = "NonFiniteLoss"
     """Loss or gradient became NaN or infinite. Lower training.learningRate, or set training.precision to fp32."""
     LEARNED_NOTHING = "LearnedNothing"

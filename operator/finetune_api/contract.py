@@ -18,7 +18,7 @@ from finetune_api.status import (
     Progress,
     Stage,
 )
-from finetune_api.types import Timestamp
+from finetune_api.values import Timestamp
 
 CONTRACT_VERSION = 1
 TERMINATION_MESSAGE_LIMIT = 4096

@@ -178,7 +178,7 @@ def _members(node: Schema, definitions: dict[str, Schema], defaults: bool) -> Sc
 
 
 def _default(node: Schema, result: Schema) -> Schema:
-    """The default; that of an object is spelled out, because the API server judges it by the object's rules as it stands."""
+    """The default. That of an object is spelled out, because the API server judges it by its rules as it stands."""
     if node.get("default") is None:
         return {}
     if "properties" not in result:

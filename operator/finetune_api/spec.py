@@ -1,22 +1,24 @@
-"""FineTuneJob.spec: everything that a job can say. Field docs become `kubectl explain`; defaults become schema defaults."""
+"""FineTuneJob.spec: everything that a job can say. Field docs become `kubectl explain`, defaults are the schema's."""
 
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, WithJsonSchema
 
 from finetune_api.rules import ApiModel, Rule
-from finetune_api.types import (
+from finetune_api.values import (
+    Amount,
     Auto,
     BoolOrAuto,
     IntOrAuto,
     Label,
     LocalName,
     LongText,
+    Matching,
     NumberOrAuto,
     Quantity,
     Text,
     keyed_by,
-    source_type,
+    uri_of,
 )
 
 Task = Literal[
@@ -42,12 +44,46 @@ TASK_METRICS: dict[str, tuple[str, ...]] = {
 }
 """Metrics that a gate may name, by task."""
 
-if TYPE_CHECKING:
-    ModelUri = DataUri = DestinationUri = str
-else:
-    ModelUri = source_type("model.source", "hf", "pvc", "s3", "gs", "az", "oci", "job")
-    DataUri = source_type("dataset source", "hf", "pvc", "s3", "gs", "az")
-    DestinationUri = source_type("output.destination", "pvc", "s3", "gs", "az", "oci", "hf")
+ModelUri = Annotated[str, uri_of("model.source", "hf", "pvc", "s3", "gs", "az", "oci", "job")]
+DataUri = Annotated[str, uri_of("dataset source", "hf", "pvc", "s3", "gs", "az")]
+DestinationUri = Annotated[str, uri_of("output.destination", "pvc", "s3", "gs", "az", "oci", "hf")]
+Revision = Annotated[
+    str, Matching("[A-Za-z0-9][A-Za-z0-9._/-]*", "model.revision must be a commit, a tag or a branch", 128)
+]
+Split = Annotated[
+    str,
+    Matching(
+        r"[A-Za-z0-9_.-]+(\[[-0-9%:]*\])?",
+        "split must be a name with an optional slice, as in train, train[:4096] or train[10%:20%]",
+        128,
+    ),
+]
+LossName = Annotated[
+    str, Matching("[a-z][a-z0-9-]*", "training.loss.type must be a name of lower-case letters, digits and '-'", 63)
+]
+ExtendedResource = Annotated[
+    str,
+    Matching(
+        "[a-z0-9.-]+/[A-Za-z0-9._-]+",
+        "resources.accelerator.resource must be an extended resource, as in nvidia.com/gpu",
+        253,
+    ),
+]
+ExecutionProvider = Annotated[
+    str,
+    Matching(
+        "auto|[A-Za-z0-9]+ExecutionProvider",
+        "provider must be auto or an ONNX Runtime execution provider, as in CPUExecutionProvider",
+        63,
+    ),
+]
+HttpAddress = Annotated[
+    str,
+    Matching(
+        "https?://[A-Za-z0-9][!-~]*", "reporting.mlflow.trackingUri must be an address, as in http://mlflow:5000", 512
+    ),
+]
+Currency = Annotated[str, Matching("[A-Z]{3}", "policy.cost.currency must be an ISO 4217 code, as in USD", 3)]
 
 OpenObject = Annotated[
     dict[str, Any],
@@ -67,8 +103,8 @@ class ModelSpec(ApiModel):
     """The model to tune."""
 
     source: ModelUri
-    """Where the model is: hf://org/name, pvc://claim/path, s3://, gs://, az://, oci://, or job://name for the output of another FineTuneJob in this namespace."""
-    revision: Annotated[str, Field(max_length=128, pattern=r"^[A-Za-z0-9][A-Za-z0-9._/-]*$")] | None = None
+    """Where the model is: hf://org/name, pvc://claim/path, s3://, gs://, az://, oci://, job://name (its output)."""
+    revision: Revision | None = None
     """Commit, tag or branch; resolved to a commit and pinned in status.plan when absent."""
     credentials: SecretRef | None = None
     """Secret for a private model."""
@@ -85,7 +121,7 @@ class DataSource(ApiModel):
 
     source: DataUri
     """Where the rows are: hf://org/name, pvc://claim/path, s3://, gs://, az://; a file or a folder."""
-    split: Annotated[str, Field(max_length=128, pattern=r"^[A-Za-z0-9_.-]+(\[[-0-9%:]*\])?$")] | None = None
+    split: Split | None = None
     """Split with an optional slice: train, train[:4096], train[10%:20%]."""
     credentials: SecretRef | None = None
     """Secret for private data."""
@@ -109,7 +145,7 @@ class DatasetSpec(ApiModel):
     tools: bool = False
     """Render `tools` and `tool_calls` of messages through the chat template."""
     loss_on: Literal["assistant", "completion", "all"] | None = None
-    """Tokens that carry loss; by default the assistant's turns for messages, the completion for prompt-completion, all for text."""
+    """Tokens that carry loss; by default the assistant's turns of messages, the completion of a prompt, all of text."""
     max_length: IntOrAuto = "auto"
     """Longest row in tokens; auto takes the longest row of the data up to the model's context."""
     over_length: Literal["fail", "drop", "truncate"] = "fail"
@@ -195,12 +231,12 @@ class MethodSpec(ApiModel):
             ),
             Rule(
                 "self.type != 'full' || (self.initialization == 'default' && self.modulesToSave.size() == 0)",
-                "method.initialization and method.modulesToSave belong to an adapter; remove them with method.type: full",
+                "method.initialization and method.modulesToSave belong to an adapter; with type: full remove them",
                 lambda m: m.type != "full" or (m.initialization == "default" and not m.modules_to_save),
             ),
             Rule(
                 "self.type != 'qlora' || !(self.initialization in ['pissa', 'olora'])",
-                "method.initialization: pissa and olora need an unquantized base; with method.type: qlora use default or loftq",
+                "method.initialization: pissa and olora need an unquantized base; with qlora use default or loftq",
                 lambda m: m.type != "qlora" or m.initialization not in ("pissa", "olora"),
             ),
             Rule(
@@ -214,7 +250,7 @@ class MethodSpec(ApiModel):
 class Loss(ApiModel):
     """The loss function."""
 
-    type: Annotated[str, Field(max_length=63, pattern=r"^[a-z][a-z0-9-]*$")] = "default"
+    type: LossName = "default"
     """default, focal, label-smoothing, class-weighted, or a registered name."""
     gamma: Annotated[float, Field(ge=0)] | None = None
     """focal: exponent of the down-weighting of easy tokens."""
@@ -331,7 +367,7 @@ class DistributedSpec(ApiModel):
 class Accelerator(ApiModel):
     """Accelerators of one training pod."""
 
-    resource: Annotated[str, Field(max_length=253, pattern=r"^[a-z0-9.-]+/[A-Za-z0-9._-]+$")] = "nvidia.com/gpu"
+    resource: ExtendedResource = "nvidia.com/gpu"
     """Extended resource name."""
     count: Annotated[int, Field(ge=1, le=16)] = 1
     """Accelerators per pod."""
@@ -457,7 +493,7 @@ class Export(ApiModel):
     """peft (the adapter), safetensors (merged weights), onnx, onnx-adapter, gguf."""
     device: Literal["cpu", "gpu", "npu"] = "cpu"
     """onnx: device that will run it."""
-    provider: Annotated[str, Field(max_length=63, pattern=r"^(auto|[A-Za-z0-9]+ExecutionProvider)$")] = "auto"
+    provider: ExecutionProvider = "auto"
     """onnx: ONNX Runtime execution provider."""
     precision: ExportPrecision | None = None
     """Number format of the weights; fp32 for onnx and the model's own for safetensors when absent."""
@@ -490,7 +526,7 @@ class OutputSpec(ApiModel):
 class MlflowReporting(ApiModel):
     """MLflow tracking."""
 
-    tracking_uri: Annotated[str, Field(max_length=512, pattern=r"^https?://[A-Za-z0-9]")]
+    tracking_uri: HttpAddress
     """Address of the tracking server."""
     experiment: Text = "finetune"
     """Experiment name."""
@@ -519,11 +555,11 @@ class ReportingSpec(ApiModel):
 class Cost(ApiModel):
     """Price and budget."""
 
-    per_hour: Annotated[str, Field(max_length=16, pattern=r"^[0-9]+(\.[0-9]+)?$")]
+    per_hour: Amount
     """Price of one accelerator (one pod on CPU) for one hour."""
-    currency: Annotated[str, Field(pattern=r"^[A-Z]{3}$", max_length=3)] = "USD"
+    currency: Currency = "USD"
     """ISO 4217 code."""
-    budget: Annotated[str, Field(max_length=16, pattern=r"^[0-9]+(\.[0-9]+)?$")] | None = None
+    budget: Amount | None = None
     """Most that the job may cost; over it, a checkpoint is saved and the job stops."""
 
 
@@ -615,7 +651,7 @@ _FIT_RULES = (
     ),
     Rule(
         "!(self.method.type == 'qlora' && self.distributed.strategy == 'deepspeed' && self.distributed.zeroStage == 3)",
-        "distributed.zeroStage: 3 cannot shard the quantized base of method.type: qlora; use zeroStage 2 or strategy: fsdp",
+        "distributed.zeroStage: 3 cannot shard the quantized base of method.type: qlora; use 2, or strategy: fsdp",
         lambda s: (
             not (s.method.type == "qlora" and s.distributed.strategy == "deepspeed" and s.distributed.zero_stage == 3)
         ),

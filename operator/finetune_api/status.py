@@ -7,7 +7,7 @@ from pydantic import Field
 
 from finetune_api.rules import ApiModel
 from finetune_api.spec import DataFormat, Export, MethodType, Objective
-from finetune_api.types import Decimal, Text, Timestamp, keyed_by
+from finetune_api.values import Decimal, Text, Timestamp, keyed_by
 
 
 class Phase(StrEnum):
@@ -389,7 +389,7 @@ class FineTuneJobStatus(ApiModel):
     completion_time: Timestamp | None = None
     """When the job ended."""
     active_seconds: int = 0
-    """Seconds that the job was active before its last suspension; with activeSince, what policy.activeDeadlineSeconds counts."""
+    """Seconds active before the last suspension; with activeSince, what policy.activeDeadlineSeconds counts."""
     active_since: Timestamp | None = None
     """Start of the current stretch of activity; absent while suspended."""
     attempts: Attempts = Attempts()

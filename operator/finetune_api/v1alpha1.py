@@ -25,7 +25,7 @@ class FineTuneJob(ApiModel):
         return (
             Rule(
                 "self.metadata.name.size() <= 63",
-                "metadata.name must have at most 63 characters, because it labels the job's pods; choose a shorter name",
+                "metadata.name must have at most 63 characters, because it labels the job's pods; shorten it",
                 lambda job: len(job.metadata.get("name", "")) <= 63,
             ),
         )

@@ -1,1 +1,1 @@
-"""kubectl finetune: follows and summarises FineTuneJobs. Shows what is in their status and computes nothing of its own."""
+"""kubectl finetune: follows and summarises FineTuneJobs. Shows their status and computes nothing of its own."""

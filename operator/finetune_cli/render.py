@@ -1,4 +1,4 @@
-"""What a job's status looks like to a person: one line while it runs, a summary when it has ended. Reads well without colour."""
+"""What a job's status looks like to a person: one line while it runs, then a summary. Reads well without colour."""
 
 from collections.abc import Iterable
 from datetime import datetime

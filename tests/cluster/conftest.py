@@ -1,4 +1,4 @@
-"""The local cluster with the operator in it, a namespace that enforces the restricted standard, and a tiny model on a claim."""
+"""The local cluster with the operator in it, a restricted namespace, and a tiny model on a claim."""
 
 from __future__ import annotations
 

@@ -62,7 +62,7 @@ class Plan:
     requeue_after: float | None = None
     """Seconds until something is due without any event; None when only an event can change anything."""
     needs_confirmation: bool = False
-    """The decision rests on an absence: read everything live and plan again with confirmed=True before doing anything."""
+    """The decision rests on an absence: read everything live and plan again with confirmed=True first."""
     progress_from: ProgressTarget | None = None
     reason: str = ""
     """Why this is all there is to do; for logs and tests."""

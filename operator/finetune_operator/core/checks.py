@@ -42,7 +42,7 @@ def refuse(spec: FineTuneJobSpec, configuration: Configuration) -> Failure | Non
     if spec.model.trust_remote_code and not configuration.allow_remote_code:
         return Failure(
             Reason.NOT_SUPPORTED,
-            "model.trustRemoteCode: true is not allowed in this installation; the administrator can allow it in the chart "
+            "model.trustRemoteCode: true is not allowed here; the administrator can allow it in the chart "
             "(trainer.allowRemoteCode)",
         )
     return None

@@ -1,4 +1,7 @@
-"""Why a stage's Job was lost, and whether another attempt can help. Reads the pod: the Job itself cannot tell an OOM from a kill."""
+"""Why a stage's Job was lost, and whether another attempt can help.
+
+Reads the pod: the Job itself cannot tell an OOM from a kill.
+"""
 
 from dataclasses import dataclass
 from typing import Any, Literal

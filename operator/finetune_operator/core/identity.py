@@ -1,4 +1,7 @@
-"""Names and ownership of children: the same job, stage and attempt always give the same name, and the owner is proven by uid."""
+"""Names and ownership of children.
+
+The same job, stage and attempt always give the same name, and the owner is proven by uid.
+"""
 
 import hashlib
 from typing import Any
@@ -18,7 +21,7 @@ def uid_of(obj: Manifest) -> str:
 
 
 def child_name(job: Manifest, stage: Stage, attempt: int) -> str:
-    """Name of the Job of a stage's attempt; unlike that of any other FineTuneJob, also of a later one of the same name."""
+    """Name of the Job of a stage's attempt; a later FineTuneJob of the same name gets other names."""
     suffix = f"-{stage}-{attempt}-{_hash(uid_of(job), stage, str(attempt))}"
     head = job["metadata"]["name"].replace(".", "-")[: NAME_LIMIT - len(suffix)].rstrip("-")
     return f"{head}{suffix}"

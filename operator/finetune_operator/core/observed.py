@@ -16,7 +16,7 @@ class Refusal:
     kind: str
     name: str
     reason: str
-    """`AlreadyExists` when an object of that name belongs to somebody else, else the Status reason of the API server."""
+    """`AlreadyExists` when an object of that name belongs to somebody else, else the API server's Status reason."""
     message: str
 
 

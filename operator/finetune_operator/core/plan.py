@@ -31,7 +31,7 @@ PATIENCE_SECONDS = 15.0
 
 
 def plan(observed: Observed, now: datetime, configuration: Configuration) -> Plan:
-    """Decide what to do for one job. Total and deterministic; executing the plan and planning again gives an empty one."""
+    """Decide what to do for one job. Total, deterministic; after executing it, the next plan is empty."""
     if observed.job["metadata"].get("deletionTimestamp"):
         return Plan(reason="the job is being deleted; the garbage collector deletes its children")
     status = statuses.load_status(observed.job)
@@ -193,7 +193,7 @@ class _Planner:
         return False
 
     def _start(self, stage: Stage, attempt: int) -> None:
-        """Record the attempt, then create its Job; without the record a lost create could not be told from a deletion."""
+        """Record the attempt, then create its Job; else a lost create could not be told from a deletion."""
         if self._suspended:
             self._because("suspended before the stage started")
             return

@@ -1,4 +1,4 @@
-"""Laws of the core under any course of events: crashes, preemptions, deletions, kills of the operator, suspensions, time."""
+"""Laws of the core under any course of events: crashes, preemptions, deletions, kills, suspensions, time."""
 
 from __future__ import annotations
 

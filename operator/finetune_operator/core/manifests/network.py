@@ -1,4 +1,4 @@
-"""NetworkPolicies of a job's pods: only the operator and Prometheus reach them, and only a prepare that downloads gets out."""
+"""NetworkPolicies of a job's pods: only operator and Prometheus get in, only a prepare that downloads gets out."""
 
 from typing import Any
 
