@@ -155,6 +155,19 @@ def test_crashes_beyond_the_retries_end_the_job_with_the_last_cause() -> None:
     assert world.condition("Stalled")["status"] == "True"
 
 
+def test_each_stage_has_all_the_retries() -> None:
+    world = World(make_job().with_spec(policy={"retries": 1}).obj())
+    for _ in range(2):
+        world.settle()
+        world.end_pod(1, "RuntimeError: boom")
+        world.pass_time(60)
+        world.settle()
+        world.end_pod()
+    world.run_to_the_end()
+    assert world.phase is Phase.SUCCEEDED
+    assert world.status["attempts"]["failures"] == 0
+
+
 def test_preemptions_do_not_use_up_retries() -> None:
     world = World(make_job().with_spec(policy={"retries": 0}).obj())
     for _ in range(5):
