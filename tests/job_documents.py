@@ -218,7 +218,6 @@ REFUSED = (
     Case("no spec", {"spec": REMOVED}, "spec: Required value"),
     Case("no train rows", {"spec.dataset.train": REMOVED}, "spec.dataset.train: Required value"),
     Case("a misspelt field", {"spec.training.learning_rates": 1}, 'unknown field "spec.training.learning_rates"'),
-    Case("a long name", {"metadata.name": "a" * 64}, "metadata.name must have at most 63 characters"),
     Case("an unknown task", {"spec.task": "translation"}, 'spec.task: Unsupported value: "translation"'),
     Case("an unknown scheme", {"spec.model.source": "ftp://host/model"}, "model.source must look like hf://org/name"),
     Case("an absolute path", {"spec.model.source": "/models/llama"}, "model.source must look like hf://org/name"),
@@ -236,7 +235,7 @@ REFUSED = (
     Case(
         "a secret of another namespace",
         {"spec.model.credentials": {"secretRef": "other/token"}},
-        "must be the name of an object in the job's own namespace",
+        "must be the name of an object, without a namespace",
     ),
     Case("an empty secret name", {"spec.output.credentials": {"secretRef": ""}}, "spec.output.credentials.secretRef"),
     Case("an open split", {"spec.dataset.train.split": "train["}, "split must be a name with an optional slice"),
@@ -323,6 +322,23 @@ REFUSED = (
     Case("an accelerator without domain", {"spec.resources.accelerator.resource": "gpu"}, "as in nvidia.com/gpu"),
     Case("lots of memory", {"spec.resources.memory": "lots"}, "must be a Kubernetes quantity"),
     Case("negative memory", {"spec.resources.memory": -1}, "must be a Kubernetes quantity"),
+    Case("a claim with capitals", {"spec.model.source": "pvc://Models/llama"}, "model.source must look like"),
+    Case("a claim elsewhere", {"spec.output.workspace.claimName": "other/claim"}, "must be the name of an object"),
+    Case("a storage class with a space", {"spec.output.workspace.storageClassName": "a b"}, "must be the name of"),
+    Case("a priority class with a slash", {"spec.resources.priorityClassName": "a/b"}, "must be the name of an object"),
+    Case("a node label of two words", {"spec.resources.nodeSelector": {"zone": "a b"}}, "must be a label value"),
+    Case(
+        "a node label without a name",
+        {"spec.resources.nodeSelector": {"topology.kubernetes.io/": "a"}},
+        "resources.nodeSelector must have label keys",
+    ),
+    Case("a taint of two words", {"spec.resources.tolerations": [{"key": "a b"}]}, "must be a taint key"),
+    Case("a toleration of nothing", {"spec.resources.tolerations": [{}]}, "a toleration without key needs"),
+    Case(
+        "a toleration with a value that is not compared",
+        {"spec.resources.tolerations": [{"key": "a", "operator": "Exists", "value": "b"}]},
+        "a toleration with operator: Exists has no value",
+    ),
     Case("a metric that is not auto", {"spec.evaluation.metrics": "accuracy"}, "spec.evaluation.metrics"),
     Case("a gate without a bar", {"spec.evaluation.gates": [{"metric": "eval_loss"}]}, "a gate needs exactly one of"),
     Case(
@@ -387,7 +403,7 @@ REFUSED = (
 
 ACCEPTED = (
     Case("the smallest job", {}),
-    Case("a name of 63", {"metadata.name": "a" * 63}),
+    Case("a long name with dots", {"metadata.name": f"{'a' * 200}.b"}),
     Case("nulls for what is optional", {"spec.distributed.minNodes": None, "spec.training.epochs": None}),
     Case("a folder", {"spec.model.source": "pvc://models/smollm2/"}),
     Case("the output of another job", {"spec.model.source": "job://first"}),
@@ -408,6 +424,8 @@ ACCEPTED = (
     Case("zero 2 on a quantized base", _METHOD_QLORA | {"spec.distributed": {"strategy": "deepspeed", "zeroStage": 2}}),
     Case("steps", {"spec.training.maxSteps": 10}),
     Case("elastic", _TWO_NODES | {"spec.distributed.minNodes": 2}),
+    Case("a tolerance of everything", {"spec.resources.tolerations": [{"operator": "Exists"}]}),
+    Case("a node label", {"spec.resources.nodeSelector": {"node.kubernetes.io/instance-type": "g5.xlarge", "a_b": ""}}),
     Case("cores as a number", {"spec.resources.cpu": 2}),
     Case("half a core", {"spec.resources.cpu": "0.5"}),
     Case(

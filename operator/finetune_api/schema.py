@@ -94,7 +94,6 @@ def _version() -> dict[str, Any]:
 
 
 def _root() -> Schema:
-    rules = [{"rule": rule.cel, "message": rule.message} for rule in FineTuneJob.rules()]
     return {
         "description": FineTuneJob.__doc__,
         "type": "object",
@@ -105,7 +104,6 @@ def _root() -> Schema:
             "spec": structural(FineTuneJobSpec, defaults=True),
             "status": structural(FineTuneJobStatus, defaults=False),
         },
-        "x-kubernetes-validations": rules,
     }
 
 
@@ -155,8 +153,10 @@ def _inline(node: Schema, definitions: dict[str, Schema]) -> Schema:
         return _inline(definitions[node["$ref"].rpartition("/")[2]] | beside, definitions)
     if "anyOf" in node:
         beside = {key: value for key, value in node.items() if key != "anyOf"}
-        (choice,) = (choice for choice in node["anyOf"] if choice.get("type") != "null")
-        return _inline(choice, definitions) | beside
+        choices = [choice for choice in node["anyOf"] if choice.get("type") != "null"]
+        if len(choices) > 1:
+            raise ValueError(f"a structural schema cannot say anyOf; found in {node}")
+        return _inline(choices[0], definitions) | beside
     return node
 
 

@@ -1,20 +1,24 @@
 """FineTuneJob.spec: everything that a job can say. Field docs become `kubectl explain`, defaults are the schema's."""
 
+import re
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, WithJsonSchema
 
 from finetune_api.rules import ApiModel, Rule
 from finetune_api.values import (
+    LABEL_KEY,
     Amount,
     Auto,
     BoolOrAuto,
     IntOrAuto,
     Label,
+    LabelValue,
     LocalName,
     LongText,
     Matching,
     NumberOrAuto,
+    OptionalName,
     Quantity,
     Text,
     keyed_by,
@@ -83,6 +87,7 @@ HttpAddress = Annotated[
         "https?://[A-Za-z0-9][!-~]*", "reporting.mlflow.trackingUri must be an address, as in http://mlflow:5000", 512
     ),
 ]
+TaintKey = Annotated[str, Matching(f"({LABEL_KEY})?", "must be a taint key, as in nvidia.com/gpu, or empty", 317)]
 Currency = Annotated[str, Matching("[A-Z]{3}", "policy.cost.currency must be an ISO 4217 code, as in USD", 3)]
 
 OpenObject = Annotated[
@@ -376,14 +381,30 @@ class Accelerator(ApiModel):
 class Toleration(ApiModel):
     """A taint that the pod tolerates."""
 
-    key: Annotated[str, Field(max_length=317)] = ""
+    key: TaintKey = ""
     """Taint key; empty with operator Exists matches every key."""
     operator: Literal["Equal", "Exists"] = "Equal"
     """Relation of key and value."""
-    value: Annotated[str, Field(max_length=63)] = ""
+    value: LabelValue = ""
     """Taint value."""
     effect: Literal["", "NoSchedule", "PreferNoSchedule", "NoExecute"] = ""
     """Taint effect; empty matches every effect."""
+
+    @classmethod
+    def rules(cls) -> tuple[Rule, ...]:
+        """What a pod would be refused for."""
+        return (
+            Rule(
+                "self.operator == 'Exists' || self.key != ''",
+                "a toleration without key needs operator: Exists, and then matches every taint",
+                lambda t: t.operator == "Exists" or t.key != "",
+            ),
+            Rule(
+                "self.operator == 'Equal' || self.value == ''",
+                "a toleration with operator: Exists has no value; remove it or use operator: Equal",
+                lambda t: t.operator == "Equal" or t.value == "",
+            ),
+        )
 
 
 class ResourcesSpec(ApiModel):
@@ -395,12 +416,23 @@ class ResourcesSpec(ApiModel):
     """CPU request."""
     memory: Quantity = "16Gi"
     """Memory request and limit."""
-    node_selector: Annotated[dict[str, Annotated[str, Field(max_length=63)]], Field(max_length=32)] = {}
+    node_selector: Annotated[dict[str, LabelValue], Field(max_length=32)] = {}
     """Labels that the node must have."""
     tolerations: Annotated[list[Toleration], Field(max_length=32)] = []
     """Taints that the pods tolerate."""
-    priority_class_name: Annotated[str, Field(max_length=253)] = ""
+    priority_class_name: OptionalName = ""
     """PriorityClass of the pods."""
+
+    @classmethod
+    def rules(cls) -> tuple[Rule, ...]:
+        """What a pod would be refused for."""
+        return (
+            Rule(
+                f"self.nodeSelector.all(key, key.size() <= 317 && key.matches(r'^({LABEL_KEY})$'))",
+                "resources.nodeSelector must have label keys, as in topology.kubernetes.io/zone",
+                lambda r: all(len(key) <= 317 and re.fullmatch(LABEL_KEY, key) for key in r.node_selector),
+            ),
+        )
 
 
 class Generation(ApiModel):
@@ -494,7 +526,7 @@ class Export(ApiModel):
     device: Literal["cpu", "gpu", "npu"] = "cpu"
     """onnx: device that will run it."""
     provider: ExecutionProvider = "auto"
-    """onnx: ONNX Runtime execution provider."""
+    """onnx: ONNX Runtime execution provider, or auto: by device."""
     precision: ExportPrecision | None = None
     """Number format of the weights; fp32 for onnx and the model's own for safetensors when absent."""
     parity: ParityLimits | None = None
@@ -506,9 +538,9 @@ class Workspace(ApiModel):
 
     size: Quantity = "20Gi"
     """Size of the job's own claim."""
-    storage_class_name: Annotated[str, Field(max_length=253)] = ""
+    storage_class_name: OptionalName = ""
     """StorageClass; the cluster's default when empty."""
-    claim_name: Annotated[str, Field(max_length=253)] = ""
+    claim_name: OptionalName = ""
     """An existing claim to use in place of one of the job's own; it outlives the job."""
 
 

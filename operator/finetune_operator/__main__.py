@@ -1,0 +1,33 @@
+"""`finetune-operator`: reads the settings from the environment and runs one replica."""
+
+import asyncio
+import sys
+
+from pydantic import ValidationError
+
+from finetune_operator.settings import OperatorSettings
+from finetune_operator.shell import app, logs
+
+
+def main() -> None:
+    """Run until SIGTERM; exit code 0 then, 1 when the operator cannot go on, 2 for settings that make no sense."""
+    try:
+        settings = OperatorSettings()
+    except ValidationError as error:
+        sys.stderr.write(_explain(error))
+        sys.exit(2)
+    logs.configure(settings.log_level, settings.log_format)
+    sys.exit(asyncio.run(app.run(settings)))
+
+
+def _explain(error: ValidationError) -> str:
+    lines = (f"{_variable(problem['loc'])}: {problem['msg']}" for problem in error.errors())
+    return "cannot start with these settings:\n" + "".join(f"  {line}\n" for line in lines)
+
+
+def _variable(location: tuple[int | str, ...]) -> str:
+    return f"FINETUNE_{str(location[0]).upper()}" if location else "FINETUNE_*"
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,28 @@
+"""Small objects for tests of the shell, which looks at metadata only."""
+
+from typing import Any
+
+from finetune_api import names
+from finetune_operator.core.identity import child_metadata
+
+Object = dict[str, Any]
+
+
+def make_job(uid: str = "u1", version: int = 1, name: str = "", namespace: str = "team", **status: Any) -> Object:
+    """A FineTuneJob."""
+    metadata = {"name": name or f"job-{uid}", "namespace": namespace, "uid": uid, "resourceVersion": str(version)}
+    job: Object = {"apiVersion": names.API_VERSION, "kind": names.KIND, "metadata": metadata, "spec": {}}
+    return job | ({"status": status} if status else {})
+
+
+def child_manifest(job: Object, kind: str = "Job", name: str = "child") -> Object:
+    """A child as the core would create it."""
+    versions = {"Job": "batch/v1", "Pod": "v1", "PersistentVolumeClaim": "v1"}
+    return {"apiVersion": versions[kind], "kind": kind, "metadata": child_metadata(job, name), "spec": {}}
+
+
+def make_child(job: Object, kind: str = "Job", uid: str = "c1", version: int = 1, name: str = "child") -> Object:
+    """A child as the API server stores it."""
+    child = child_manifest(job, kind, name)
+    child["metadata"] |= {"uid": uid, "resourceVersion": str(version)}
+    return child

@@ -1,0 +1,125 @@
+"""The store keeps the newest version of what exists, whatever the order of events, and nothing of what is gone."""
+
+import pytest
+
+from finetune_operator.shell.cluster import Listing
+from finetune_operator.shell.kinds import CLAIM, FINE_TUNE_JOB, JOB, POD
+from finetune_operator.shell.store import Store, version_of
+from unit.shell.objects import make_child, make_job
+
+
+@pytest.fixture
+def store() -> Store:
+    return Store()
+
+
+@pytest.mark.parametrize(
+    ("versions", "want_version"),
+    [((1, 2), 2), ((2, 1), 2), ((9, 10), 10), ((10, 9), 10), ((3, 3), 3)],
+)
+def test_the_newest_version_is_kept_and_versions_are_numbers(
+    store: Store, versions: tuple[int, int], want_version: int
+) -> None:
+    news = [store.put(make_job(version=version)) for version in versions]
+    job = store.job("u1")
+    assert job is not None
+    assert version_of(job) == want_version
+    assert news == [True, versions[1] > versions[0]]
+
+
+def test_a_late_event_does_not_bring_a_deleted_object_back(store: Store) -> None:
+    store.put(make_job(version=5))
+    store.remove("FineTuneJob", "u1")
+    assert store.put(make_job(version=4)) is False
+    assert store.put(make_job(version=6)) is False
+    assert store.job("u1") is None
+
+
+def test_a_deletion_that_arrives_before_the_creation_wins(store: Store) -> None:
+    store.remove("FineTuneJob", "u1")
+    assert store.put(make_job()) is False
+
+
+def test_deletions_are_forgotten_after_two_comparisons(store: Store) -> None:
+    store.remove("FineTuneJob", "u1")
+    store.age()
+    assert store.put(make_job()) is False
+    store.age()
+    assert store.put(make_job()) is True
+
+
+def test_what_is_not_in_a_live_list_is_gone(store: Store) -> None:
+    store.put(make_job("gone", version=3))
+    store.put(make_job("stays", version=3))
+    changed = store.sync(FINE_TUNE_JOB, None, Listing([make_job("stays", version=3)], 10))
+    assert changed == {"gone"}
+    assert store.job("gone") is None
+    assert store.job("stays") is not None
+
+
+def test_an_object_newer_than_the_list_is_not_taken_for_gone(store: Store) -> None:
+    store.put(make_job(version=11))
+    assert store.sync(FINE_TUNE_JOB, None, Listing([], 10)) == set()
+    assert store.job("u1") is not None
+
+
+def test_a_list_of_one_namespace_says_nothing_about_another(store: Store) -> None:
+    store.put(make_job("here", namespace="a"))
+    store.put(make_job("there", namespace="b"))
+    assert store.sync(FINE_TUNE_JOB, "a", Listing([], 10)) == {"here"}
+    assert store.job("there") is not None
+
+
+def test_a_list_finds_changes_that_the_watch_missed(store: Store) -> None:
+    job = make_job()
+    store.put(make_child(job, version=1))
+    assert store.sync(JOB, None, Listing([make_child(job, version=2)], 10)) == {"u1"}
+
+
+def test_children_are_known_before_their_job(store: Store) -> None:
+    job = make_job()
+    store.put(make_child(job, "Pod", "p1"))
+    store.put(job)
+    assert [c["metadata"]["uid"] for c in store.children(job, POD)] == ["p1"]
+    assert store.children(job, JOB) == ()
+
+
+def test_an_object_of_another_namespace_cannot_pose_as_a_child(store: Store) -> None:
+    job = make_job(namespace="team")
+    stranger = make_child(make_job(namespace="attacker"))
+    store.put(stranger)
+    assert store.children(job, JOB) == ()
+
+
+def test_a_child_that_changes_its_label_changes_its_job(store: Store) -> None:
+    first, second = make_job("u1"), make_job("u2")
+    store.put(make_child(first, version=1))
+    store.put(make_child(second, version=2))
+    assert store.children(first, JOB) == ()
+    assert len(store.children(second, JOB)) == 1
+
+
+def test_managed_fields_are_not_kept(store: Store) -> None:
+    job = make_job()
+    job["metadata"]["managedFields"] = [{"manager": "kubectl"}]
+    store.put(job)
+    stored = store.job("u1")
+    assert stored is not None
+    assert "managedFields" not in stored["metadata"]
+    assert "managedFields" in job["metadata"]
+
+
+def test_nothing_is_left_of_a_job_that_was_deleted_with_its_children(store: Store) -> None:
+    job = make_job()
+    store.put(job)
+    for kind in ("Job", "Pod", "PersistentVolumeClaim"):
+        store.put(make_child(job, kind, uid=kind))
+    store.remove("FineTuneJob", "u1")
+    assert store.children(job, CLAIM) == ()
+    store.remove("Job", "Job")
+    store.remove("Pod", "Pod")
+    store.age()
+    store.age()
+    assert store._children == {}
+    assert not any(store._objects.values())
+    assert not store._gone | store._gone_before

@@ -1,0 +1,132 @@
+"""How an Example becomes token ids, and which of them carry loss.
+
+- messages, and prompts with completions on a model with a chat template: rendered by the template, the prompt as the
+  user's turn and the completion as the assistant's. Loss on exactly the answers and their end tokens.
+- prompts with completions on a model without one, and always in `task: completion`: plain continuation, the completion
+  right after the prompt. Loss on the completion and the end-of-sequence token.
+- text: loss on everything and the end-of-sequence token.
+
+Nothing is cut here. Must never emit two beginning-of-sequence tokens, nor an answer without an end.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+from finetune_trainer.data.chat import ChatRenderer, RenderedChat, Span
+from finetune_trainer.data.examples import Example, LossOn
+from finetune_trainer.data.records import UnusableRowError
+from finetune_trainer.errors import InvalidModelError, InvalidSpecError
+
+
+@dataclass(frozen=True)
+class EncodedRow:
+    """Token ids of one row; `mask` is 1 where a token carries loss, and as long as `input_ids`."""
+
+    input_ids: list[int]
+    mask: list[int]
+    prompt_ids: list[int]
+    """What the model is given in evaluation; empty for text."""
+    reference: str
+    """What it should answer; empty for text."""
+
+    @property
+    def supervised(self) -> int:
+        """Tokens that carry loss."""
+        return sum(self.mask)
+
+    def cut(self, limit: int) -> "EncodedRow":
+        """The first `limit` tokens."""
+        return EncodedRow(self.input_ids[:limit], self.mask[:limit], self.prompt_ids, self.reference)
+
+
+class RowEncoder:
+    """Encodes Examples with one tokenizer. `chat` says whether prompts go through its chat template.
+
+    Raises InvalidModelError when the tokenizer reports no character offsets or has no end-of-sequence token.
+    """
+
+    def __init__(self, tokenizer: Any, *, loss_on: LossOn, task: str) -> None:  # noqa: ANN401 - any tokenizer
+        if not tokenizer.is_fast:
+            raise InvalidModelError("the tokenizer has no fast form; save the model with a tokenizer.json")
+        if tokenizer.eos_token_id is None:
+            raise InvalidModelError("the tokenizer names no eos_token in tokenizer_config.json: an answer has no end")
+        self._tokenizer = tokenizer
+        self._loss_on = loss_on
+        self._chat = ChatRenderer(tokenizer) if tokenizer.chat_template else None
+        self.templated = self._chat is not None and task != "completion"
+        """Whether a prompt becomes a user's turn."""
+
+    def encode(self, example: Example) -> EncodedRow:
+        """Token ids of `example`. Raises UnusableRowError, or InvalidSpecError for a template that hides the turns."""
+        if example.messages:
+            return self._conversation(example)
+        if example.text:
+            return self._text(example.text)
+        if self.templated:
+            return self._conversation(_as_conversation(example))
+        return self._continuation(example)
+
+    def _conversation(self, example: Example) -> EncodedRow:
+        if self._chat is None:
+            raise InvalidSpecError(
+                "the model has no chat template, so messages cannot be rendered: set model.chatTemplate, take an "
+                "instruction-tuned model, or give the data as prompt and completion"
+            )
+        rendered = self._rendered(self._chat, example)
+        encoded = self._tokenizer(rendered.text, add_special_tokens=False, return_offsets_mapping=True)
+        ids, mask = list(encoded["input_ids"]), _mask(encoded["offset_mapping"], rendered.answers)
+        if not self._chat.ends_with_end_token(rendered.text.rstrip()):
+            ids, mask = [*ids, self._tokenizer.eos_token_id], [*mask, 1]
+        prompt = self._chat.prompt(example.messages[:-1])
+        prompt_ids = self._tokenizer(prompt, add_special_tokens=False)["input_ids"]
+        return EncodedRow(ids, mask, list(prompt_ids), example.answer)
+
+    def _rendered(self, chat: ChatRenderer, example: Example) -> RenderedChat:
+        if self._loss_on == "all":
+            text = chat.render_text(example.messages)
+            return RenderedChat(text, ((0, len(text)),))
+        rendered = chat.render(example.messages, example.first_answer)
+        last_only = self._loss_on == "completion" and not example.first_answer
+        answers = rendered.answers[-1:] if last_only else rendered.answers
+        if not answers:
+            raise UnusableRowError("the chat template leaves out the assistant's turns, so there is nothing to learn")
+        return RenderedChat(rendered.text, answers)
+
+    def _continuation(self, example: Example) -> EncodedRow:
+        prompt = self._begun(example.prompt)
+        whole = self._begun(example.prompt + example.completion)
+        if whole[: len(prompt)] != prompt:
+            # A token spans the border. A server sees the prompt's own tokens, so these are what is trained on.
+            whole = [*prompt, *self._tokenizer(example.completion, add_special_tokens=False)["input_ids"]]
+        ids = self._ended(whole)
+        unsupervised = 0 if self._loss_on == "all" else len(prompt)
+        return EncodedRow(ids, _ones_from(unsupervised, len(ids)), prompt, example.completion)
+
+    def _text(self, text: str) -> EncodedRow:
+        ids = self._ended(self._begun(text))
+        return EncodedRow(ids, _ones_from(0, len(ids)), [], "")
+
+    def _begun(self, text: str) -> list[int]:
+        """Ids of `text` with the tokenizer's own beginning, once, and no end."""
+        bos, eos = self._tokenizer.bos_token, self._tokenizer.eos_token_id
+        special = not (bos and text.startswith(bos))
+        ids = list(self._tokenizer(text, add_special_tokens=special)["input_ids"])
+        return ids[:-1] if len(ids) > 1 and ids[-1] == eos and not text.endswith(self._tokenizer.eos_token) else ids
+
+    def _ended(self, ids: list[int]) -> list[int]:
+        eos = self._tokenizer.eos_token_id
+        return ids if ids and ids[-1] == eos else [*ids, eos]
+
+
+def _as_conversation(example: Example) -> Example:
+    turns = ({"role": "user", "content": example.prompt}, {"role": "assistant", "content": example.completion})
+    return Example(messages=turns)
+
+
+def _mask(offsets: list[Span], answers: tuple[Span, ...]) -> list[int]:
+    """1 for each token that has a character of an answer."""
+    return [int(any(start < last and stop > first for first, last in answers)) for start, stop in offsets]
+
+
+def _ones_from(start: int, length: int) -> list[int]:
+    return [0] * start + [1] * (length - start)

@@ -1,0 +1,261 @@
+"""What a row says: a conversation, a prompt with its completion, or text. Decides the format and judges each row.
+
+Must not know any model: how an Example becomes tokens is encoding.py's.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from difflib import get_close_matches
+from typing import Any, Literal, cast, get_args
+
+from finetune_api.spec import DatasetSpec
+from finetune_trainer.data.prompt_template import PromptTemplate, parse_template
+from finetune_trainer.data.readers import kind_of
+from finetune_trainer.data.records import UnusableRowError, column_names
+from finetune_trainer.errors import InvalidDataError, InvalidSpecError
+
+Format = Literal["messages", "prompt-completion", "text"]
+LossOn = Literal["assistant", "completion", "all"]
+Message = dict[str, str]
+
+ROLES = ("system", "user", "assistant")
+CANONICAL = ("messages", "prompt", "completion", "text")
+NEEDED: dict[Format, tuple[str, ...]] = {
+    "messages": ("messages",),
+    "prompt-completion": ("prompt", "completion"),
+    "text": ("text",),
+}
+LOSS_ON: dict[Format, tuple[LossOn, ...]] = {
+    "messages": ("assistant", "completion", "all"),
+    "prompt-completion": ("completion", "assistant", "all"),
+    "text": ("all",),
+}
+"""Choices of dataset.lossOn by format, the default first."""
+INSTRUCTION = ("instruction", "input", "output")
+LIKELY_PAIRS = (("question", "answer"), ("input", "output"), ("query", "response"), ("document", "summary"))
+_TOOL_KEYS = ("tool_calls", "tool_call_id", "tools", "function_call")
+
+
+@dataclass(frozen=True)
+class Example:
+    """One row as it is meant: exactly one of messages, prompt with completion, and text."""
+
+    messages: tuple[Message, ...] = ()
+    first_answer: int = 0
+    """messages: index of the first turn that may carry loss."""
+    prompt: str = ""
+    completion: str = ""
+    text: str = ""
+
+    @property
+    def answer(self) -> str:
+        """What the model should say: the last turn, the completion; empty for text."""
+        return self.messages[-1]["content"] if self.messages else self.completion
+
+
+@dataclass(frozen=True)
+class RowShape:
+    """How the columns of every row become an Example."""
+
+    format: Format
+    loss_on: LossOn
+    renames: dict[str, str]
+    template: PromptTemplate | None = None
+    instructions: bool = False
+    """Whether the columns are instruction, input and output."""
+
+    def example(self, columns: dict[str, Any]) -> Example:
+        """The Example in `columns`. Raises UnusableRowError with the reason."""
+        named = _renamed(columns, self.renames)
+        return _BUILDERS[self.format](self, named)
+
+    def unused(self, columns: dict[str, Any]) -> list[str]:
+        """Columns that nothing reads."""
+        used = {*NEEDED[self.format], *(INSTRUCTION if self.instructions else ()), *self.renames.values()}
+        used |= {*(self.template.columns if self.template else ())}
+        return [name for name in columns if name not in used]
+
+
+def shape_of(dataset: DatasetSpec, columns: dict[str, Any], source: str) -> RowShape:
+    """The shape of the rows of `source`, by the first row's `columns` and the spec.
+
+    Raises InvalidSpecError or InvalidDataError; the message lists the columns there are and the way out.
+    """
+    _check_renames(dataset.columns, columns, source)
+    template = parse_template(dataset.template) if dataset.template else None
+    named = _renamed(columns, dataset.columns)
+    _check_template(template, named, source)
+    chosen, instructions = _format(dataset, template, named, source)
+    return RowShape(chosen, _loss_on(dataset, chosen), dataset.columns, template, instructions)
+
+
+def _renamed(columns: dict[str, Any], renames: dict[str, str]) -> dict[str, Any]:
+    """Columns under their own names and under the canonical ones."""
+    return {**columns, **{name: columns[column] for name, column in renames.items() if column in columns}}
+
+
+def _check_renames(renames: dict[str, str], columns: dict[str, Any], source: str) -> None:
+    for name, column in renames.items():
+        if column not in columns:
+            raise InvalidDataError(
+                f"dataset.columns: {name}: {column}: {source} has no column {column!r}{_similar(column, columns)}; "
+                f"it has {column_names(columns)}"
+            )
+
+
+def _check_template(template: PromptTemplate | None, columns: dict[str, Any], source: str) -> None:
+    for name in template.columns if template else ():
+        if name not in columns:
+            raise InvalidDataError(
+                f"dataset.template uses {{{name}}}: {source} has no such column{_similar(name, columns)}; "
+                f"it has {column_names(columns)}"
+            )
+
+
+def _similar(name: str, columns: dict[str, Any]) -> str:
+    close = get_close_matches(name, [*columns], n=1)
+    return f" (did you mean {close[0]}?)" if close else ""
+
+
+def _format(
+    dataset: DatasetSpec, template: PromptTemplate | None, columns: dict[str, Any], source: str
+) -> tuple[Format, bool]:
+    """The format, and whether the columns are instruction, input and output."""
+    available = {*columns, *({"prompt", "text"} if template else ())}
+    instructions = template is None and "prompt" not in columns and {"instruction", "output"} <= available
+    if instructions:
+        available |= {"prompt", "completion"}
+    if dataset.format != "auto":
+        return _asked_format(dataset, available, columns, source), instructions
+    for candidate in _candidates(template is not None):
+        if available.issuperset(NEEDED[candidate]):
+            return candidate, instructions and candidate == "prompt-completion"
+    raise InvalidDataError(f"{source}: {_no_format(columns)}")
+
+
+def _candidates(templated: bool) -> tuple[Format, ...]:
+    return ("prompt-completion", "text") if templated else ("messages", "prompt-completion", "text")
+
+
+def _asked_format(dataset: DatasetSpec, available: set[str], columns: dict[str, Any], source: str) -> Format:
+    if dataset.format not in get_args(Format):
+        raise InvalidSpecError(f"dataset.format: {dataset.format} is not one of {', '.join(get_args(Format))}")
+    asked = cast("Format", dataset.format)
+    missing = [name for name in NEEDED[asked] if name not in available]
+    if missing:
+        raise InvalidDataError(
+            f"dataset.format: {asked} needs the column {missing[0]!r}; {source} has {column_names(columns)}. "
+            f"Rename with dataset.columns: {{{missing[0]}: <column>}}"
+        )
+    return asked
+
+
+def _no_format(columns: dict[str, Any]) -> str:
+    found = f"the columns {column_names(columns)} are no known format"
+    if "conversations" in columns:
+        return f"{found}; turn conversations into messages with role and content, or rename with dataset.columns"
+    for prompt, completion in LIKELY_PAIRS:
+        if prompt in columns and completion in columns:
+            return f"{found}; set dataset.columns: {{prompt: {prompt}, completion: {completion}}}"
+    return (
+        f"{found}: messages, prompt and completion, or text. Rename with dataset.columns: {{prompt: <column>, "
+        "completion: <column>}, or build the prompt with dataset.template"
+    )
+
+
+def _loss_on(dataset: DatasetSpec, chosen: Format) -> LossOn:
+    choices = LOSS_ON[chosen]
+    if dataset.loss_on is None:
+        return choices[0]
+    if dataset.loss_on not in choices:
+        raise InvalidSpecError(
+            f"dataset.lossOn: {dataset.loss_on} does not fit the format {chosen}; choose {' or '.join(choices)}"
+        )
+    return dataset.loss_on
+
+
+def _conversation(_: RowShape, columns: dict[str, Any]) -> Example:
+    return Example(messages=_checked(columns, "messages"))
+
+
+def _prompted(shape: RowShape, columns: dict[str, Any]) -> Example:
+    if shape.instructions:
+        return _instructed(columns)
+    prompt = shape.template.render(columns) if shape.template else _value(columns, "prompt")
+    completion = _value(columns, "completion")
+    if isinstance(prompt, list) and isinstance(completion, list):
+        return _split_conversation(columns)
+    return Example(prompt=_text(prompt, "prompt"), completion=_text(completion, "completion"))
+
+
+def _instructed(columns: dict[str, Any]) -> Example:
+    instruction = _text(_value(columns, "instruction"), "instruction")
+    extra = columns.get("input")
+    prompt = f"{instruction}\n\n{extra}" if isinstance(extra, str) and extra.strip() else instruction
+    return Example(prompt=prompt, completion=_text(_value(columns, "output"), "output"))
+
+
+def _split_conversation(columns: dict[str, Any]) -> Example:
+    prompt = _turns(columns["prompt"], "prompt")
+    whole = [*columns["prompt"], *columns["completion"]]
+    _turns(columns["completion"], "completion")
+    return Example(messages=_checked({"messages": whole}, "messages"), first_answer=len(prompt))
+
+
+def _plain_text(shape: RowShape, columns: dict[str, Any]) -> Example:
+    value = shape.template.render(columns) if shape.template else _value(columns, "text")
+    return Example(text=_text(value, "text"))
+
+
+_BUILDERS: dict[Format, Callable[[RowShape, dict[str, Any]], Example]] = {
+    "messages": _conversation,
+    "prompt-completion": _prompted,
+    "text": _plain_text,
+}
+
+
+def _value(columns: dict[str, Any], name: str) -> Any:  # noqa: ANN401 - any JSON value
+    if columns.get(name) is None:
+        raise UnusableRowError(f"{name} is missing")
+    return columns[name]
+
+
+def _text(value: Any, name: str) -> str:  # noqa: ANN401 - any JSON value
+    if not isinstance(value, str):
+        raise UnusableRowError(f"{name} is {kind_of(value)}, not text")
+    if not value.strip():
+        raise UnusableRowError(f"{name} is empty")
+    return value
+
+
+def _checked(columns: dict[str, Any], name: str) -> tuple[Message, ...]:
+    """A conversation that can be trained on: it has an answer, and ends with one."""
+    messages = _turns(_value(columns, name), name)
+    roles = [message["role"] for message in messages]
+    if "assistant" not in roles:
+        raise UnusableRowError(f"{name} has no assistant turn, so there is nothing to learn")
+    if roles[-1] != "assistant":
+        raise UnusableRowError(f"{name} ends with a {roles[-1]} turn; the last one must be the assistant's")
+    return messages
+
+
+def _turns(value: Any, name: str) -> tuple[Message, ...]:  # noqa: ANN401 - any JSON value
+    if not isinstance(value, list):
+        raise UnusableRowError(f"{name} is {kind_of(value)}, not a list of turns")
+    if not value:
+        raise UnusableRowError(f"{name} is empty")
+    return tuple(_turn(turn, f"{name}[{i}]") for i, turn in enumerate(value))
+
+
+def _turn(turn: Any, name: str) -> Message:  # noqa: ANN401 - any JSON value
+    if not isinstance(turn, dict):
+        raise UnusableRowError(f"{name} is {kind_of(turn)}, not an object with role and content")
+    tool = next((key for key in _TOOL_KEYS if turn.get(key)), None)
+    if tool or turn.get("role") in ("tool", "function"):
+        raise UnusableRowError(f"{name} has {tool or 'a tool turn'}: tool calls are not supported yet")
+    role = turn.get("role")
+    if role not in ROLES:
+        raise UnusableRowError(f"{name}.role is {role!r}, use system, user or assistant")
+    if turn.get("content") is None:
+        raise UnusableRowError(f"{name}.content is missing")
+    return {"role": str(role), "content": _text(turn["content"], f"{name}.content")}

@@ -1,0 +1,202 @@
+"""Reads one source of rows, judges each row, encodes it and appends it to a file: the streaming half of preparation.
+
+Rows that cannot be used and rows over the limit are counted and, beyond what the spec allows, end the stage with their
+places and reasons. Keeps a few bytes per row in memory, never the rows.
+"""
+
+import hashlib
+from array import array
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from finetune_api.spec import DatasetSpec, DataSource
+from finetune_trainer.data.encoding import EncodedRow, RowEncoder
+from finetune_trainer.data.examples import RowShape, shape_of
+from finetune_trainer.data.files import data_files, read_files
+from finetune_trainer.data.holdout import STRATIFIED_UP_TO
+from finetune_trainer.data.hub import read_hub_rows
+from finetune_trainer.data.records import BadRows, Place, Record, UnusableRowError, column_names
+from finetune_trainer.data.slices import DEFAULT_SPLIT, parse_slice
+from finetune_trainer.data.storage import RowFile
+from finetune_trainer.errors import InvalidDataError
+from finetune_trainer.paths import claim_root, claimed_path
+from finetune_trainer.run import Run
+
+
+@dataclass
+class Intake:
+    """What a source turned out to be; `rows` holds the usable ones in their order."""
+
+    source: str
+    rows: Path
+    shape: RowShape | None = None
+    total: int = 0
+    bad: BadRows = field(default_factory=BadRows)
+    over_length: BadRows = field(default_factory=BadRows)
+    lengths: list[int] = field(default_factory=list)
+    supervised: list[int] = field(default_factory=list)
+    labels: list[str | None] = field(default_factory=list)
+    longest: int = 0
+    """Tokens of the longest usable row before any cut."""
+    unused: dict[str, None] = field(default_factory=dict)
+    seen: dict[bytes, Place] = field(default_factory=dict)
+    duplicates: BadRows = field(default_factory=BadRows)
+    unseparated: int = 0
+    """Rows of plain continuation whose prompt and completion meet without a space."""
+    distinct: set[str] = field(default_factory=set)
+
+    @property
+    def usable(self) -> int:
+        """Rows kept."""
+        return len(self.lengths)
+
+
+def read_source(run: Run, source: DataSource, field_name: str) -> Iterator[Record]:
+    """The rows that `source` (dataset.train or dataset.eval) names. Raises a StageError that names the source."""
+    part = parse_slice(source.split, f"{field_name}.split")
+    if source.source.startswith("hf://"):
+        return read_hub_rows(source.source, part, run.workspace.root / "pins")
+    path = claimed_path(run, source.source)
+    split = part.split if source.split else DEFAULT_SPLIT
+    return read_files(data_files(path, claim_root(run, source.source), source.source, split), part)
+
+
+def take_in(
+    records: Iterable[Record], name: str, dataset: DatasetSpec, encoders: "Encoders", limit: int, target: Path
+) -> Intake:
+    """Judge and encode `records` of source `name` into the file `target`; `limit` is the longest row in tokens.
+
+    Raises InvalidDataError with the first bad rows when more are bad than dataset.maxBadRows, when rows are over
+    `limit` and dataset.overLength is fail, or when no row is left.
+    """
+    intake = Intake(name, target)
+    with RowFile(target) as file:
+        for record in records:
+            intake.total += 1
+            _take(intake, record, dataset, encoders, limit, file)
+    _judge(intake, dataset, limit)
+    return intake
+
+
+class Encoders:
+    """Makes the RowEncoder once the format of the rows is known."""
+
+    def __init__(self, tokenizer: Any, task: str) -> None:  # noqa: ANN401 - any tokenizer
+        self._tokenizer = tokenizer
+        self._task = task
+        self._made: dict[str, RowEncoder] = {}
+
+    def for_shape(self, shape: RowShape) -> RowEncoder:
+        """The encoder of rows of this shape."""
+        if shape.loss_on not in self._made:
+            self._made[shape.loss_on] = RowEncoder(self._tokenizer, loss_on=shape.loss_on, task=self._task)
+        return self._made[shape.loss_on]
+
+
+def _take(intake: Intake, record: Record, dataset: DatasetSpec, encoders: Encoders, limit: int, file: RowFile) -> None:
+    if record.problem:
+        intake.bad.add(record.place, record.problem)
+        return
+    if intake.shape is None:
+        intake.shape = shape_of(dataset, record.columns, f"{record.place.source} {record.place}")
+    try:
+        row = _encoded(intake, intake.shape, record, encoders)
+        kept = _within(intake, row, record.place, dataset.over_length, limit)
+    except UnusableRowError as error:
+        intake.bad.add(record.place, str(error))
+        return
+    if kept is not None:
+        file.append(kept)
+        intake.lengths.append(len(kept.input_ids))
+        intake.supervised.append(kept.supervised)
+        _label(intake, kept.reference)
+        _watch(intake, intake.shape, record, row)
+
+
+def _encoded(intake: Intake, shape: RowShape, record: Record, encoders: Encoders) -> EncodedRow:
+    example = shape.example(record.columns)
+    encoder = encoders.for_shape(shape)
+    row = encoder.encode(example)
+    if row.supervised == 0:
+        raise UnusableRowError("no token of it would carry loss")
+    plain = bool(example.completion) and not encoder.templated
+    if plain and not (example.prompt[-1:].isspace() or example.completion[:1].isspace()):
+        intake.unseparated += 1
+    return row
+
+
+def _within(intake: Intake, row: EncodedRow, place: Place, over_length: str, limit: int) -> EncodedRow | None:
+    """The row, cut where the spec says so; None when it is left out."""
+    length = len(row.input_ids)
+    intake.longest = max(intake.longest, length)
+    if length <= limit:
+        return row
+    intake.over_length.add(place, f"{length} tokens")
+    if over_length != "truncate":
+        return None
+    cut = row.cut(limit)
+    if cut.supervised == 0:
+        raise UnusableRowError(f"no token of the answer is left after the cut at {limit} tokens")
+    return cut
+
+
+def _label(intake: Intake, answer: str) -> None:
+    """Remember the answer while there are few different ones: they are labels then."""
+    if len(intake.distinct) <= STRATIFIED_UP_TO:
+        intake.distinct.add(answer)
+    few = len(intake.distinct) <= STRATIFIED_UP_TO
+    intake.labels.append(answer if few else None)
+
+
+def labels_of(intake: Intake) -> list[str | None]:
+    """The label of each row, or None for all where answers are too many to be labels."""
+    few = len(intake.distinct) <= STRATIFIED_UP_TO
+    return intake.labels if few else [None] * len(intake.labels)
+
+
+def _watch(intake: Intake, shape: RowShape, record: Record, row: EncodedRow) -> None:
+    """Notice what looks wrong and is not fatal."""
+    intake.unused.update(dict.fromkeys(shape.unused(record.columns)))
+    key = hashlib.blake2b(array("i", row.input_ids).tobytes(), digest_size=12).digest()
+    first = intake.seen.setdefault(key, record.place)
+    if first is not record.place:
+        intake.duplicates.add(record.place, f"as {first}")
+
+
+def _judge(intake: Intake, dataset: DatasetSpec, limit: int) -> None:
+    if intake.total == 0:
+        raise InvalidDataError(f"{intake.source} holds no row")
+    intake.bad.refuse_above(dataset.max_bad_rows, intake.total)
+    if intake.over_length.count and dataset.over_length == "fail":
+        raise InvalidDataError(_over_length(intake, limit))
+    if intake.usable == 0:
+        reason = intake.bad.describe(intake.total) if intake.bad.count else _over_length(intake, limit)
+        raise InvalidDataError(f"no row is left: {reason}")
+
+
+def _over_length(intake: Intake, limit: int) -> str:
+    named = ", ".join(f"{place} ({what})" for place, what in intake.over_length.examples)
+    return (
+        f"{intake.source}: {intake.over_length.count} of {intake.total} rows are longer than {limit} tokens: {named}. "
+        "Set dataset.maxLength (up to the model's context), or dataset.overLength to drop or truncate"
+    )
+
+
+def warnings_of(intake: Intake) -> list[str]:
+    """What looks wrong in the source and is not fatal, one sentence each."""
+    found = []
+    if intake.bad.count:
+        found.append(f"left out: {intake.bad.describe(intake.total)}")
+    if intake.unused:
+        found.append(f"{intake.source}: columns that nothing reads: {column_names(intake.unused)}")
+    if intake.duplicates.count:
+        named = ", ".join(f"{place} {what}" for place, what in intake.duplicates.examples)
+        found.append(f"{intake.source}: {intake.duplicates.count} rows say the same as an earlier one: {named}")
+    if intake.unseparated:
+        found.append(
+            f"{intake.source}: in {intake.unseparated} rows prompt and completion meet without a space between them; "
+            "begin the completion with one if the model should write it"
+        )
+    return found

@@ -1,0 +1,119 @@
+"""From the spec's sources to the train and eval rows in the workspace, and the report of what they are.
+
+Decides the limit of a row and which rows are held out. Must not decide anything about training.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from finetune_api.status import DatasetReport
+from finetune_trainer.data.examples import LossOn
+from finetune_trainer.data.holdout import held_out
+from finetune_trainer.data.intake import Encoders, Intake, labels_of, read_source, take_in, warnings_of
+from finetune_trainer.data.storage import EVAL_COLUMNS, TRAIN_COLUMNS, digest_of, open_rows, save_rows
+from finetune_trainer.errors import InvalidDataError, InvalidSpecError
+from finetune_trainer.run import Run
+
+WARNING_LIMIT = 16
+
+
+@dataclass(frozen=True)
+class PreparedData:
+    """What the data turned out to be, as far as the plan needs it."""
+
+    report: DatasetReport
+    loss_on: LossOn
+    train_lengths: Sequence[int]
+    """Tokens of each train row, after any cut."""
+    distinct_answers: int
+    """Different answers of the train rows; counted up to one more than can be labels."""
+    supervised_share: float
+    """Largest part of a row's tokens that carries loss, from 0 to 1."""
+
+
+def prepare_data(run: Run, tokenizer: Any, context_length: int, scratch: Path) -> PreparedData:  # noqa: ANN401
+    """Read, judge, encode and split the rows; write run.workspace.train_rows and eval_rows. Raises a StageError.
+
+    `context_length` is the model's, in tokens; `scratch` is a folder that the caller removes.
+    """
+    limit = _limit(run, context_length)
+    encoders = Encoders(tokenizer, run.spec.task)
+    train = _intake(run, "train", encoders, limit, scratch)
+    rows = open_rows(train.rows)
+    dataset = run.spec.dataset
+    if dataset.eval is not None:
+        held = _intake(run, "eval", encoders, limit, scratch)
+        _require_same_format(train, held)
+        kept: Sequence[int] = range(train.usable)
+        eval_rows, eval_indices = open_rows(held.rows), [*range(held.usable)]
+        shared = len(train.seen.keys() & held.seen.keys())
+        warnings = [*warnings_of(train), *warnings_of(held), *_leak(shared)]
+    else:
+        eval_rows, eval_indices = rows, held_out(labels_of(train), dataset.eval_fraction, dataset.shuffle_seed)
+        outside = set(eval_indices)
+        kept = [row for row in range(train.usable) if row not in outside]
+        warnings = [*warnings_of(train), *_no_eval(dataset.eval_fraction, len(eval_indices))]
+    save_rows(rows, kept, TRAIN_COLUMNS, run.workspace.train_rows)
+    if eval_indices:
+        save_rows(eval_rows, eval_indices, EVAL_COLUMNS, run.workspace.eval_rows)
+    return _prepared(train, kept, len(eval_indices), digest_of(rows, kept), warnings)
+
+
+def _limit(run: Run, context_length: int) -> int:
+    asked = run.spec.dataset.max_length
+    if asked == "auto":
+        return context_length
+    if asked > context_length:
+        raise InvalidSpecError(
+            f"dataset.maxLength: {asked} is more than the model's context of {context_length} tokens; "
+            f"set at most {context_length}, or auto"
+        )
+    return asked
+
+
+def _intake(run: Run, name: str, encoders: Encoders, limit: int, scratch: Path) -> Intake:
+    source = run.spec.dataset.train if name == "train" else run.spec.dataset.eval
+    assert source is not None  # noqa: S101 - the caller asks for eval only where there is one
+    records = read_source(run, source, f"dataset.{name}")
+    return take_in(records, _short(source.source), run.spec.dataset, encoders, limit, scratch / f"{name}.arrow")
+
+
+def _short(uri: str) -> str:
+    return uri if uri.startswith("hf://") else uri.rstrip("/").rpartition("/")[2]
+
+
+def _require_same_format(train: Intake, held: Intake) -> None:
+    if train.shape and held.shape and train.shape.format != held.shape.format:
+        raise InvalidDataError(
+            f"dataset.eval has rows of format {held.shape.format}, dataset.train of {train.shape.format}; "
+            "bring both into one format, or name it in dataset.format"
+        )
+
+
+def _leak(shared: int) -> list[str]:
+    return [f"{shared} rows of dataset.eval are in dataset.train too: the evaluation is too good"] if shared else []
+
+
+def _no_eval(fraction: float, rows: int) -> list[str]:
+    return ["a single row cannot be held out: there is no evaluation"] if fraction > 0 and not rows else []
+
+
+def _prepared(train: Intake, kept: Sequence[int], eval_rows: int, digest: str, warnings: list[str]) -> PreparedData:
+    assert train.shape is not None  # noqa: S101 - take_in refuses a source without a usable row
+    report = DatasetReport(
+        format=train.shape.format,
+        train_rows=len(kept),
+        eval_rows=eval_rows,
+        bad_rows=train.bad.count,
+        over_length_rows=train.over_length.count,
+        train_tokens=sum(train.lengths[row] for row in kept),
+        supervised_tokens=sum(train.supervised[row] for row in kept),
+        longest_row=train.longest,
+        digest=digest,
+        warnings=[warning[:1024] for warning in warnings[:WARNING_LIMIT]],
+    )
+    share = max(train.supervised[row] / train.lengths[row] for row in kept)
+    lengths = [train.lengths[row] for row in kept]
+    return PreparedData(report, train.shape.loss_on, lengths, len(train.distinct), share)

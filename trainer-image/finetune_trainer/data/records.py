@@ -1,0 +1,75 @@
+"""What is read from a file, and what is wrong with it: one object per row, with its place, and the list of bad rows."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+from finetune_trainer.errors import InvalidDataError
+
+EXAMPLES = 5
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a row stands: a file (or hub dataset) and a number from 1."""
+
+    source: str
+    number: int
+    unit: str = "line"
+    """line, row or item: what is counted."""
+
+    def __str__(self) -> str:
+        return f"{self.unit} {self.number}"
+
+
+@dataclass(frozen=True)
+class Record:
+    """One row as read: columns, or the reason why it could not be read."""
+
+    place: Place
+    columns: dict[str, Any]
+    problem: str | None = None
+
+
+class UnusableRowError(Exception):
+    """A row that cannot be used; the message is the reason."""
+
+
+@dataclass
+class BadRows:
+    """Rows that cannot be used: the count, and the first few with their reasons."""
+
+    count: int = 0
+    examples: list[tuple[Place, str]] = field(default_factory=list)
+
+    def add(self, place: Place, reason: str) -> None:
+        """Count a row and keep it if it is among the first."""
+        self.count += 1
+        if len(self.examples) < EXAMPLES:
+            self.examples.append((place, reason))
+
+    def refuse_above(self, allowed: int, total: int) -> None:
+        """Raise InvalidDataError, naming rows and way out, when more than `allowed` of `total` rows are bad."""
+        if self.count > allowed:
+            raise InvalidDataError(f"{self.describe(total)}. {self._way_out(allowed)}")
+
+    def describe(self, total: int) -> str:
+        """`train.jsonl: 3 of 500 rows cannot be used: line 12: ...; line 30: ...`."""
+        sources = list(dict.fromkeys(place.source for place, _ in self.examples))
+        single = len(sources) == 1
+        head = f"{sources[0]}: " if single else ""
+        named = [f"{place}: {why}" if single else f"{place.source} {place}: {why}" for place, why in self.examples]
+        more = [f"and {self.count - len(named)} more"] if self.count > len(named) else []
+        rows = "row" if total == 1 else "rows"
+        return f"{head}{self.count} of {total} {rows} cannot be used: {'; '.join([*named, *more])}"
+
+    def _way_out(self, allowed: int) -> str:
+        them = "it" if self.count == 1 else "them"
+        limit = f" (now {allowed})" if allowed else ""
+        return f"Fix {them}, or allow {them} with dataset.maxBadRows: {self.count}{limit}"
+
+
+def column_names(columns: Iterable[str]) -> str:
+    """Names for a message, in order, at most twelve."""
+    names = [*columns]
+    return ", ".join(names[:12]) + (f" and {len(names) - 12} more" if len(names) > 12 else "")

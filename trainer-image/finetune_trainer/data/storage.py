@@ -1,0 +1,88 @@
+"""How encoded rows are kept: first appended to one Arrow file, then chosen rows saved as a dataset folder.
+
+Must not decide which rows are kept. Holds one batch of rows in memory, not the dataset.
+"""
+
+import hashlib
+from collections.abc import Iterable
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import numpy
+import pyarrow  # type: ignore[import-untyped]
+
+from finetune_trainer.data.encoding import EncodedRow
+
+TRAIN_COLUMNS = ("input_ids", "completion_mask")
+EVAL_COLUMNS = (*TRAIN_COLUMNS, "prompt_ids", "reference")
+_SCHEMA = pyarrow.schema(
+    {
+        "input_ids": pyarrow.list_(pyarrow.int32()),
+        "completion_mask": pyarrow.list_(pyarrow.int8()),
+        "prompt_ids": pyarrow.list_(pyarrow.int32()),
+        "reference": pyarrow.string(),
+    }
+)
+_BATCH_ROWS = 512
+
+
+class RowFile:
+    """An Arrow file that rows are appended to; a context manager."""
+
+    def __init__(self, path: Path) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self.path = path
+        self._writer = pyarrow.ipc.new_stream(str(path), _SCHEMA)
+        self._batch: list[EncodedRow] = []
+
+    def append(self, row: EncodedRow) -> None:
+        """Add a row."""
+        self._batch.append(row)
+        if len(self._batch) >= _BATCH_ROWS:
+            self._flush()
+
+    def _flush(self) -> None:
+        columns = {
+            "input_ids": [row.input_ids for row in self._batch],
+            "completion_mask": [row.mask for row in self._batch],
+            "prompt_ids": [row.prompt_ids for row in self._batch],
+            "reference": [row.reference for row in self._batch],
+        }
+        self._writer.write_batch(pyarrow.record_batch(columns, schema=_SCHEMA))
+        self._batch = []
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        if self._batch and error is None:
+            self._flush()
+        self._writer.close()
+
+
+def open_rows(path: Path) -> Any:  # noqa: ANN401 - a datasets.Dataset
+    """The rows of a RowFile, mapped into memory."""
+    import datasets
+
+    return datasets.Dataset.from_file(str(path))
+
+
+def save_rows(rows: Any, indices: Iterable[int], columns: tuple[str, ...], target: Path) -> None:  # noqa: ANN401
+    """Save rows `indices` of `rows`, in that order, as a dataset folder with exactly `columns`."""
+    import datasets
+
+    datasets.disable_progress_bars()
+    chosen = rows.select_columns([*columns]).select([*indices], keep_in_memory=True)
+    chosen.save_to_disk(str(target), num_proc=None)
+
+
+def digest_of(rows: Any, indices: Iterable[int]) -> str:  # noqa: ANN401 - a datasets.Dataset
+    """sha256:<hex> over the ids and masks of rows `indices`, in that order."""
+    total = hashlib.sha256()
+    for index in indices:
+        row = rows[index]
+        total.update(len(row["input_ids"]).to_bytes(8, "little"))
+        total.update(numpy.asarray(row["input_ids"], dtype="<i4").tobytes())
+        total.update(numpy.asarray(row["completion_mask"], dtype="<i1").tobytes())
+    return f"sha256:{total.hexdigest()}"

@@ -1,0 +1,1 @@
+"""Judges the tuned model: losses, answers, metrics, comparison with the base model, gates."""

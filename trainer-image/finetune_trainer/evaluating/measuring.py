@@ -1,0 +1,85 @@
+"""Measures one model on the held-out rows: losses and answers as tables whose rows pair up between models.
+
+Decides which passes over the rows the metrics need. Must not load models and must not judge.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from finetune_api.spec import LOSS_METRICS
+from finetune_trainer.evaluating.comparing import Value
+from finetune_trainer.evaluating.generating import answer_limit, greedy_answers
+from finetune_trainer.evaluating.losses import OnRows, row_losses
+from finetune_trainer.evaluating.rows import EvalRow
+from finetune_trainer.evaluating.text_metrics import TEXT_METRICS, Answer, mean
+
+
+def perplexity(total: np.ndarray) -> float:
+    """exp of the mean loss; infinite rather than an error where it overflows."""
+    try:
+        return math.exp(mean(total))
+    except OverflowError:
+        return math.inf
+
+
+VALUES: dict[str, tuple[Value, bool]] = {
+    "eval_loss": (mean, False),
+    "perplexity": (perplexity, False),
+    **{name: (metric.value, metric.higher_is_better) for name, metric in TEXT_METRICS.items()},
+}
+"""By metric: its value of summed statistics, and whether higher is better."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """What is measured, the same for both models."""
+
+    rows: Sequence[EvalRow]
+    metrics: Sequence[str]
+    tokenizer: PreTrainedTokenizerBase
+    stops: Sequence[int]
+    max_new_tokens: int
+
+    @property
+    def answered(self) -> list[EvalRow]:
+        """Rows whose answer is generated: those with a prompt and a reference, when a metric needs answers."""
+        wanted = any(name in TEXT_METRICS for name in self.metrics)
+        return [row for row in self.rows if row.prompt_ids and row.reference] if wanted else []
+
+    @property
+    def passes(self) -> int:
+        """Rows through the model, over all passes."""
+        return len(self.rows) + len(self.answered)
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """What one model did on the rows."""
+
+    tables: dict[str, np.ndarray]
+    """By metric: statistics, float64 [rows, statistics]."""
+    answers: list[Answer] = field(default_factory=list)
+    """Answers to Task.answered."""
+
+    @property
+    def values(self) -> dict[str, float]:
+        """By metric: its value over all rows."""
+        return {name: VALUES[name][0](table.sum(axis=0)) for name, table in self.tables.items()}
+
+
+def measure(model: PreTrainedModel, task: Task, on_rows: OnRows) -> Measurement:
+    """Every metric of `task` on `model`; eval_loss and perplexity always."""
+    losses = row_losses(model, task.rows, on_rows)
+    tables = dict.fromkeys(LOSS_METRICS, losses)
+    answered = task.answered
+    if not answered:
+        return Measurement(tables)
+    limit = answer_limit(answered, task.tokenizer, task.max_new_tokens)
+    answers = greedy_answers(model, task.tokenizer, answered, limit=limit, stops=task.stops, on_rows=on_rows)
+    references = [row.reference for row in answered]
+    tables |= {name: TEXT_METRICS[name].table(answers, references) for name in task.metrics if name in TEXT_METRICS}
+    return Measurement(tables, answers)

@@ -1,0 +1,49 @@
+"""Entry point of the process that builds an ONNX model with onnxruntime-genai.
+
+Alone in its process because the builder puts its own folder on sys.path and prints, and because its memory must be given
+back before the parity gate. Decides nothing: options and configuration come from onnx_options and config_shim.
+"""
+
+import argparse
+import ctypes
+import signal
+import sys
+from pathlib import Path
+
+from finetune_trainer.exporting.config_shim import adapt
+from finetune_trainer.exporting.onnx_options import EXECUTION_PROVIDER, PRECISIONS, builder_options
+
+_PR_SET_PDEATHSIG = 1
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Build the model in folder --model into --output; exit code 0 says nothing about its correctness."""
+    parser = argparse.ArgumentParser(prog="genai_builder")
+    parser.add_argument("--model", type=Path, required=True)
+    parser.add_argument("--output", type=Path, required=True)
+    parser.add_argument("--scratch", type=Path, required=True)
+    parser.add_argument("--precision", choices=PRECISIONS, required=True)
+    options = parser.parse_args(arguments)
+    _end_with_parent()
+    build(options.model, options.output, options.scratch, options.precision)
+    return 0
+
+
+def build(model: Path, output: Path, scratch: Path, precision: str) -> None:
+    """Write the ONNX model, its genai_config and its tokenizer into `output`."""
+    from onnxruntime_genai.models import builder
+
+    place = ("", str(model), str(output), precision, EXECUTION_PROVIDER, str(scratch))
+    prepared = builder.parse_extra_options(*place, builder_options(precision))
+    adapt(prepared["hf_details"]["hf_config"])
+    builder.create_model(*place, **prepared)
+
+
+def _end_with_parent() -> None:
+    """A builder whose stage was killed must not go on writing."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

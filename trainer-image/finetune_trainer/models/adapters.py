@@ -1,0 +1,84 @@
+"""Which weights are trained: a LoRA adapter on a frozen base, or all of them. Must not read or write files."""
+
+import numpy as np
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model
+from transformers import PreTrainedModel, set_seed
+
+from finetune_api.spec import MethodSpec
+from finetune_api.status import PlannedMethod
+from finetune_trainer.errors import InvalidSpecError
+
+ALL_LINEAR = "all-linear"
+_LEVELS = 1 << 16
+
+
+def make_trainable(model: PreTrainedModel, planned: PlannedMethod, method: MethodSpec, seed: int) -> PreTrainedModel:
+    """`model` with what the plan trains in float32 and the rest frozen; the start values follow from `seed`.
+
+    Raises InvalidSpecError when the modules that the plan names are not in the model.
+    """
+    if planned.type == "full":
+        return model.requires_grad_(requires_grad=True)
+    set_seed(seed)
+    try:
+        tuned = get_peft_model(model, lora_config(planned, method))
+    except ValueError as error:
+        raise InvalidSpecError(
+            f"method.targetModules or method.modulesToSave does not fit the model: {error}"
+        ) from error
+    for parameter in trainable(tuned).values():
+        parameter.data = parameter.data.float()
+    if next(model.parameters()).device.type == "cpu":
+        _use_fast_dropout(tuned)
+    return tuned
+
+
+def lora_config(planned: PlannedMethod, method: MethodSpec) -> LoraConfig:
+    """PEFT's configuration of the planned adapter. A regular expression stands in the spec, names in the plan."""
+    pattern = method.target_modules if isinstance(method.target_modules, str) else "auto"
+    names = planned.target_modules or ALL_LINEAR
+    return LoraConfig(
+        r=planned.rank or method.rank,
+        lora_alpha=planned.alpha if planned.alpha is not None else method.alpha,
+        lora_dropout=method.dropout,
+        target_modules=names if pattern == "auto" else pattern,
+        modules_to_save=method.modules_to_save or None,
+        task_type="CAUSAL_LM",
+    )
+
+
+def trainable(model: torch.nn.Module) -> dict[str, torch.nn.Parameter]:
+    """Parameters that are trained, by name."""
+    return {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+
+
+class FastDropout(torch.nn.Module):
+    """Dropout with a mask from NumPy's SFC64, seeded by torch's generator: the same distribution, a third of the time.
+
+    torch draws the mask on one thread, one number per element, which is a sixth of a LoRA step on a CPU. The rate is
+    rounded to 1/65536 and the scale follows the rounded rate, so the expectation is exact. Reproducible and resumable
+    like torch's own, because every mask follows from torch's random state.
+    """
+
+    def __init__(self, rate: float) -> None:
+        super().__init__()
+        self.dropped = round(rate * _LEVELS)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """`x` of any shape and floating type, with elements dropped in training."""
+        if not self.training or self.dropped == 0:
+            return x
+        seed = int(torch.randint(2**63 - 1, ()))
+        words = np.random.SFC64(seed).random_raw(-(-x.numel() // 4)).view(np.uint16)[: x.numel()]
+        kept = torch.from_numpy(words >= self.dropped).view(x.shape)
+        return x * kept * (_LEVELS / (_LEVELS - self.dropped))
+
+
+def _use_fast_dropout(model: PeftModel) -> None:
+    for module in model.modules():
+        dropouts = getattr(module, "lora_dropout", None)
+        if isinstance(dropouts, torch.nn.ModuleDict):
+            for name, dropout in dropouts.items():
+                if isinstance(dropout, torch.nn.Dropout):
+                    dropouts[name] = FastDropout(dropout.p)

@@ -1,0 +1,98 @@
+"""How a model and its tokenizer are read: local safetensors only, never a model's own code, never the network.
+
+Decides device, number format and attention. Must not decide what is trained (adapters.py) and must not write anything.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import PeftModel
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.utils.logging import disable_progress_bar
+
+from finetune_trainer.errors import InvalidModelError, SourceNotFoundError
+from finetune_trainer.run import Run
+
+DTYPES: dict[str, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+ATTENTION = {"flash": "flash_attention_2", "auto": "sdpa"}
+ADAPTER_CONFIG = "adapter_config.json"
+LOCAL_ONLY: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
+
+
+def device() -> torch.device:
+    """The accelerator where there is one, else the CPU."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def load_model(path: Path, precision: str, attention: str) -> PreTrainedModel:
+    """The causal language model in folder `path`, in evaluation mode, with every weight from its safetensors files.
+
+    `precision` is fp32, bf16 or fp16; `attention` is eager, sdpa, flash or auto (sdpa).
+    Raises SourceNotFoundError when the folder is absent, InvalidModelError when it cannot be loaded or lacks weights.
+    """
+    _require_folder(path)
+    disable_progress_bar()  # a bar is noise in a pod's log
+    try:
+        model, report = AutoModelForCausalLM.from_pretrained(
+            path,
+            dtype=DTYPES[precision],
+            attn_implementation=ATTENTION.get(attention, attention),
+            use_safetensors=True,
+            output_loading_info=True,
+            **LOCAL_ONLY,
+        )
+    except (OSError, ValueError, ImportError, RuntimeError) as error:
+        raise InvalidModelError(f"{path} cannot be loaded as a causal language model: {error}") from error
+    _require_whole(path, report)
+    return model.to(device()).eval()
+
+
+def load_tokenizer(path: Path, chat_template: str = "") -> PreTrainedTokenizerBase:
+    """The tokenizer in folder `path`, with `chat_template` over its own when given.
+
+    A tokenizer without padding token pads with its end-of-sequence token: padding is told apart by masks, never by id.
+    Raises SourceNotFoundError or InvalidModelError.
+    """
+    _require_folder(path)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(path, **LOCAL_ONLY)
+    except (OSError, ValueError, ImportError, KeyError) as error:
+        raise InvalidModelError(f"{path} has no tokenizer that can be loaded: {error}") from error
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    if chat_template:
+        tokenizer.chat_template = chat_template
+    return tokenizer
+
+
+def load_tuned(run: Run, precision: str | None = None, attention: str | None = None) -> PreTrainedModel:
+    """What stage train made, in evaluation mode: base and adapter (a PeftModel), or the whole model of full tuning.
+
+    `precision` and `attention` are the plan's unless given. Raises SourceNotFoundError when train has not run.
+    """
+    tuned = run.workspace.tuned
+    precision = precision or run.plan.training.precision
+    attention = attention or run.plan.training.attention
+    _require_folder(tuned)
+    if not (tuned / ADAPTER_CONFIG).exists():
+        return load_model(tuned, precision, attention)
+    base = load_model(run.workspace.model, precision, attention)
+    return PeftModel.from_pretrained(base, tuned, local_files_only=True).eval()
+
+
+def _require_folder(path: Path) -> None:
+    if not path.is_dir():
+        raise SourceNotFoundError(f"{path} is missing or not a folder: the stage that makes it must run first")
+
+
+def _require_whole(path: Path, report: dict[str, Any]) -> None:
+    """Refuse what transformers would fill with random numbers."""
+    absent = sorted(report.get("missing_keys", ()))
+    misshapen = sorted(str(key[0] if isinstance(key, tuple) else key) for key in report.get("mismatched_keys", ()))
+    if absent or misshapen:
+        names = ", ".join([*absent, *misshapen][:5])
+        raise InvalidModelError(
+            f"{path} lacks {len(absent)} tensors and has {len(misshapen)} of the wrong shape ({names}): "
+            "config.json and the safetensors files do not belong together"
+        )

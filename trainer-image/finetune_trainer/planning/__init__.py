@@ -1,0 +1,1 @@
+"""The plan: every `auto` resolved, by pure functions."""

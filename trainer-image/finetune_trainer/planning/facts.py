@@ -1,0 +1,39 @@
+"""What is known before training: where the model came from, the data, the machine. Values only."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from finetune_api.status import DatasetReport
+from finetune_trainer.data.examples import LossOn
+
+
+@dataclass(frozen=True)
+class ModelOrigin:
+    """Where the model came from, as the plan reports it."""
+
+    source: str
+    revision: str
+    digest: str
+
+
+@dataclass(frozen=True)
+class DataFacts:
+    """What the plan needs to know of the data."""
+
+    report: DatasetReport
+    lengths: Sequence[int]
+    """Tokens of each train row."""
+    loss_on: LossOn
+    distinct_answers: int
+    supervised_share: float
+    """Largest part of a row's tokens that carries loss."""
+
+
+@dataclass(frozen=True)
+class Machine:
+    """Where training will run, as far as it is known beforehand."""
+
+    accelerator: bool
+    cpu_bf16: bool
+    """Whether the CPU multiplies bf16 natively."""
+    memory_limit: int | None

@@ -1,0 +1,128 @@
+"""A Run: what one call of a stage works with. The only reader of the environment and of the mount layout."""
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Protocol
+
+from finetune_api.contract import StageRequest, StageResult
+from finetune_api.spec import FineTuneJobSpec
+from finetune_api.status import Checkpoint, HistoryPoint, Metrics, Plan, Stage
+from finetune_trainer.errors import SourceNotFoundError
+
+
+class ProgressSink(Protocol):
+    """Where a stage says how far it is; cheap enough to call at every step."""
+
+    def update(
+        self,
+        step: int,
+        total_steps: int,
+        *,
+        epoch: float | None = None,
+        seconds_left: int | None = None,
+        metrics: Metrics | None = None,
+        point: HistoryPoint | None = None,
+        checkpoint: Checkpoint | None = None,
+    ) -> None:
+        """Report `step` of `total_steps`; what is None stays as it was, and `point` is appended to the curve."""
+
+
+@dataclass(frozen=True)
+class Workspace:
+    """Layout of the job's own volume."""
+
+    root: Path
+
+    @property
+    def plan(self) -> Path:
+        """Plan as JSON, written by prepare."""
+        return self.root / "plan.json"
+
+    @property
+    def model(self) -> Path:
+        """Base model as a Hugging Face folder with safetensors: a link into a claim, or a copy."""
+        return self.root / "model"
+
+    @property
+    def train_rows(self) -> Path:
+        """Arrow dataset: input_ids list[int32], completion_mask list[int8] (1 where the token carries loss)."""
+        return self.root / "data" / "train"
+
+    @property
+    def eval_rows(self) -> Path:
+        """Arrow dataset as train_rows, and prompt_ids list[int32], reference str. Absent without held-out rows."""
+        return self.root / "data" / "eval"
+
+    @property
+    def checkpoints(self) -> Path:
+        """Folder of checkpoint-<step> folders."""
+        return self.root / "checkpoints"
+
+    @property
+    def tuned(self) -> Path:
+        """What training made: a PEFT adapter, or a whole model for full tuning; with the tokenizer."""
+        return self.root / "tuned"
+
+    @property
+    def tensorboard(self) -> Path:
+        """TensorBoard event files."""
+        return self.root / "tensorboard"
+
+    @property
+    def artifacts(self) -> Path:
+        """Artefacts of a job without a destination."""
+        return self.root / "artifacts"
+
+    def result(self, stage: Stage) -> Path:
+        """StageResult of a stage that has ended, whole."""
+        return self.root / "results" / f"{stage}.json"
+
+
+@dataclass(frozen=True)
+class Run:
+    """One call of a stage."""
+
+    request: StageRequest
+    workspace: Workspace
+    claim_path: Callable[[str], Path]
+    """Folder where the claim of a pvc:// URI is mounted."""
+    progress: ProgressSink
+    termination_log: Path | None = None
+    environment: dict[str, str] = field(default_factory=lambda: dict(os.environ))
+
+    @property
+    def spec(self) -> FineTuneJobSpec:
+        """The job's spec."""
+        return self.request.spec
+
+    @property
+    def threads(self) -> int:
+        """Threads for computation: the pod's cores, else the machine's."""
+        limit = self.request.cpu_limit
+        return max(1, int(limit)) if limit else len(os.sched_getaffinity(0))
+
+    @property
+    def rank(self) -> int:
+        """Rank of this process."""
+        return int(self.environment.get("RANK", "0"))
+
+    @cached_property
+    def plan(self) -> Plan:
+        """The plan that prepare wrote."""
+        try:
+            return Plan.model_validate_json(self.workspace.plan.read_bytes())
+        except FileNotFoundError:
+            raise SourceNotFoundError(f"{self.workspace.plan} is missing: stage prepare must run first") from None
+
+    def local_path(self, uri: str) -> Path:
+        """Path of a pvc://claim/path URI."""
+        claim, _, path = uri.removeprefix("pvc://").partition("/")
+        return self.claim_path(claim) / path
+
+    def stored_result(self, stage: Stage) -> StageResult | None:
+        """The result of a stage that ended well for this very job, if there is one."""
+        path = self.workspace.result(stage)
+        return StageResult.model_validate_json(path.read_bytes()) if path.exists() else None

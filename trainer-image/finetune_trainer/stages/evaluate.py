@@ -1,0 +1,105 @@
+"""Stage evaluate: tuned against untouched model on the same held-out rows, and the gates.
+
+Reads the plan, the models and the held-out rows; writes results/comparison.json and results/samples.jsonl. Publishes
+nothing: whether the job goes on to export is decided by the gates here.
+"""
+
+from finetune_api.contract import StageResult
+from finetune_api.status import Evaluation, Stage
+from finetune_trainer.errors import GateUnmetError
+from finetune_trainer.evaluating.comparing import Difference, difference
+from finetune_trainer.evaluating.gates import judge, unmet
+from finetune_trainer.evaluating.generating import stop_ids
+from finetune_trainer.evaluating.measuring import VALUES, Measurement, Task, measure
+from finetune_trainer.evaluating.models import Contestants
+from finetune_trainer.evaluating.records import keep_comparison, keep_samples
+from finetune_trainer.evaluating.rows import EvalRow, load_rows
+from finetune_trainer.models.load import load_tokenizer
+from finetune_trainer.run import Run
+
+
+def execute(run: Run) -> StageResult:
+    """Evaluate, keep the records, judge the gates.
+
+    Raises GateUnmetError, which carries the evaluation, when a bar is not cleared, and InvalidDataError without rows.
+    """
+    rows = load_rows(run.workspace.eval_rows, run.spec.evaluation.max_rows, run.spec.dataset.shuffle_seed)
+    tuned, baseline, task = _measured(run, rows)
+    differences = _differences(tuned, baseline, run.spec.training.seed)
+    keep_samples(run.workspace, task, tuned, baseline)
+    keep_comparison(run.workspace, differences)
+    evaluation = _evaluation(run, len(rows), tuned, baseline)
+    if bars := unmet(evaluation.gates):
+        raise GateUnmetError(f"evaluation.gates on {len(rows)} held-out rows: {bars}; nothing is published", evaluation)
+    return StageResult(
+        stage=Stage.EVALUATE,
+        outcome="Succeeded",
+        message=_message(len(rows), tuned, differences),
+        evaluation=evaluation,
+    )
+
+
+def _measured(run: Run, rows: list[EvalRow]) -> tuple[Measurement, Measurement | None, Task]:
+    contestants = Contestants(run)
+    tokenizer = load_tokenizer(run.workspace.tuned)
+    model = contestants.tuned()
+    task = Task(
+        rows=rows,
+        metrics=_metrics(run),
+        tokenizer=tokenizer,
+        stops=stop_ids(model, tokenizer, rows),
+        max_new_tokens=run.spec.evaluation.generation.max_new_tokens,
+    )
+    on_rows = _Progress(run, task.passes * (2 if run.spec.evaluation.baseline else 1))
+    tuned = measure(model, task, on_rows)
+    del model  # the base of a fully tuned model needs its room
+    if not run.spec.evaluation.baseline:
+        return tuned, None, task
+    with contestants.baseline() as model:
+        return tuned, measure(model, task, on_rows), task
+
+
+class _Progress:
+    """Counts rows through the models and reports them."""
+
+    def __init__(self, run: Run, total: int) -> None:
+        self._run, self._total, self._done = run, total, 0
+        run.progress.update(0, total)
+
+    def __call__(self, rows: int) -> None:
+        self._done += rows
+        self._run.progress.update(self._done, self._total)
+
+
+def _metrics(run: Run) -> list[str]:
+    """Metrics of the plan, and those that gates name."""
+    return list(dict.fromkeys([*run.plan.metrics, *(gate.metric for gate in run.spec.evaluation.gates)]))
+
+
+def _differences(tuned: Measurement, baseline: Measurement | None, seed: int) -> list[Difference]:
+    if baseline is None:
+        return []
+    return [
+        difference(name, baseline.tables[name], table, VALUES[name][0], higher_is_better=VALUES[name][1], seed=seed)
+        for name, table in tuned.tables.items()
+    ]
+
+
+def _evaluation(run: Run, rows: int, tuned: Measurement, baseline: Measurement | None) -> Evaluation:
+    before = baseline.values if baseline else {}
+    gates = judge(run.spec.evaluation.gates, tuned.values, before)
+    return Evaluation(rows=rows, baseline=before, tuned=tuned.values, gates=gates)
+
+
+def _message(rows: int, tuned: Measurement, differences: list[Difference]) -> str:
+    if not differences:
+        return f"{rows} held-out rows: " + ", ".join(f"{name} {value:.4g}" for name, value in tuned.values.items())
+    shown = [d for d in differences if d.metric in ("eval_loss", "exact-match", "rougeL")]
+    return f"{rows} held-out rows, tuned against base: " + "; ".join(map(_sentence, shown))
+
+
+def _sentence(found: Difference) -> str:
+    text = f"{found.metric} {found.baseline:.4g} -> {found.tuned:.4g}"
+    if found.low is None:
+        return f"{text} (too few rows for a confidence interval)"
+    return f"{text} ({found.difference:+.3g}, 95% interval {found.low:+.3g} to {found.high:+.3g}: {found.verdict})"

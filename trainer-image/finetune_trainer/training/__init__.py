@@ -1,0 +1,1 @@
+"""The training run: batches, loss, checkpoints, guards and reports."""

@@ -1,0 +1,51 @@
+# ruff: noqa: ANN401 - model and outputs are of any family, and PEFT and accelerate wrap them
+"""The loss: negative log-likelihood of the supervised tokens, and of nothing else.
+
+Decides at which positions logits are made. The model's own forward makes them, with whatever scaling or capping its
+family has. Must not average: callers know over what.
+"""
+
+from typing import Any
+
+import torch
+from peft import PeftModel
+from transformers import PreTrainedModel
+
+from finetune_trainer.training.rows import IGNORED
+
+LOGITS_BYTES = 512 * 2**20
+"""Most float32 logits of one forward pass that are made whole; beyond, TRL's head computes them in tiles."""
+
+
+def supervised_nll(model: Any, inputs: dict[str, Any], labels: torch.Tensor) -> torch.Tensor:
+    """Summed loss in nats, a scalar, over labels [rows, length] that are not IGNORED, shifted by one.
+
+    Only supervised positions reach the language-model head: on CPU the head of a small model is a fifth of the work.
+    """
+    targets = labels[:, 1:]
+    mask = targets != IGNORED
+    handle = _backbone(model).register_forward_hook(lambda _module, _args, output: _select(output, mask))
+    try:
+        logits = model(**inputs, use_cache=False).logits
+    finally:
+        handle.remove()
+    return torch.nn.functional.cross_entropy(logits[0].float(), targets[mask], reduction="sum")
+
+
+def makes_logits_whole(model: Any, labels: torch.Tensor) -> bool:
+    """Whether `supervised_nll` fits this batch. An accelerator has kernels for tiles, which are as fast."""
+    if labels.device.type != "cpu":
+        return False
+    supervised = int((labels[:, 1:] != IGNORED).sum())
+    return supervised * int(model.config.get_text_config().vocab_size) * 4 <= LOGITS_BYTES
+
+
+def _backbone(model: Any) -> torch.nn.Module:
+    whole: PreTrainedModel = model.get_base_model() if isinstance(model, PeftModel) else model
+    return whole.base_model
+
+
+def _select(output: Any, mask: torch.Tensor) -> Any:
+    """Hidden states [rows, length, width] -> [1, supervised, width]."""
+    output.last_hidden_state = output.last_hidden_state[:, :-1][mask][None]
+    return output

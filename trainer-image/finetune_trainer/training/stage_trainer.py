@@ -1,0 +1,208 @@
+# ruff: noqa: ANN401, ARG002 - the signatures are those of transformers
+"""TRL's SFTTrainer with our batches and loss, checkpoints that can be trusted, and a token-exact evaluation.
+
+Decides how a step, an evaluation and a save are done; when they are due is decided by the arguments. Must not decide
+how the run ends (stages/train.py).
+"""
+
+import errno
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+from datasets import Dataset
+from safetensors import SafetensorError
+from transformers import TrainerControl
+from trl import SFTTrainer
+
+from finetune_trainer.errors import OutputUnwritableError
+from finetune_trainer.run import Run
+from finetune_trainer.training import guards
+from finetune_trainer.training.checkpoints import PREFIX, CheckpointStore
+from finetune_trainer.training.loss import makes_logits_whole, supervised_nll
+from finetune_trainer.training.preemption import Preemption
+from finetune_trainer.training.rows import IGNORED, LengthGroupedSampler, lengths_of
+
+STATE = "trainer_state.json"
+UNREAD = ("training_args.bin", "README.md")
+"""What the libraries add to a checkpoint and nobody reads: a pickle and a model card."""
+_FULL = ("No space left", "Disk quota exceeded", "file write failed", "unexpected pos")
+
+
+class StageTrainer(SFTTrainer):
+    """The trainer of stage train, for one process."""
+
+    loss_is_scaled_for_ga = True
+    control: TrainerControl
+
+    def __init__(self, run: Run, store: CheckpointStore, preemption: Preemption, **arguments: Any) -> None:
+        self.run = run
+        self.store = store
+        self.preemption = preemption
+        self.real_tokens = 0
+        self._step_loss = torch.zeros(())
+        super().__init__(**arguments)
+
+    # -- batches and loss ---------------------------------------------------------------------------------------
+
+    def _get_train_sampler(self, train_dataset: Dataset | None = None) -> LengthGroupedSampler:
+        rows = self.train_dataset if train_dataset is None else train_dataset
+        return LengthGroupedSampler(lengths_of(rows), self.run.plan.training.batch_size, self.args.seed)
+
+    def compute_loss(
+        self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> Any:
+        """Mean loss per supervised token of the whole step, so that gradients do not depend on how it is cut."""
+        inputs.pop("real_tokens", None)
+        if self.aux_loss_enabled or return_outputs:
+            return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+        total, count = self._nll(model, inputs)
+        items = count if num_items_in_batch is None else num_items_in_batch
+        return total / torch.as_tensor(items, device=total.device).clamp(min=1)
+
+    def _nll(self, model: Any, inputs: dict[str, Any]) -> tuple[torch.Tensor, torch.Tensor]:
+        """Summed loss and number of supervised tokens of a batch."""
+        labels = inputs["labels"]
+        if makes_logits_whole(self.model, labels):
+            others = {name: value for name, value in inputs.items() if name != "labels"}
+            return supervised_nll(model, others, labels), (labels[:, 1:] != IGNORED).sum()
+        outputs = model(**inputs, use_cache=False, fused_lm_head=True)
+        return -outputs.log_probs.sum(), outputs.label_mask.sum()
+
+    def training_step(self, model: Any, inputs: dict[str, Any], *arguments: Any, **options: Any) -> torch.Tensor:
+        """One forward and backward pass; counts the real tokens."""
+        self.real_tokens += int(inputs["real_tokens"])
+        loss = super().training_step(model, inputs, *arguments, **options)
+        self._step_loss = self._step_loss.to(loss.device) + loss
+        return loss
+
+    def _get_grad_norm(self, model: Any, grad_norm: Any = None) -> Any:
+        """Norm before clipping, checked before the optimizer can spread what is not finite into the weights."""
+        norm = super()._get_grad_norm(model, grad_norm)
+        step = self.state.global_step + 1
+        loss, self._step_loss = float(self._step_loss), torch.zeros(())
+        guards.require_finite("the loss", loss, step)
+        if not self.args.fp16:  # the gradient scaler of fp16 skips such a step by itself, and lowers its scale
+            guards.require_finite("the gradient norm", float(norm), step)
+        return norm
+
+    # -- evaluation ---------------------------------------------------------------------------------------------
+
+    def evaluate(self, *_arguments: Any, **_options: Any) -> dict[str, float]:
+        """eval_loss in nats per supervised token of all held-out rows, in memory that does not grow with their number.
+
+        Ends early with no metric when the pod is asked to stop: the evaluation is owed, and made up for on resume.
+        Draws no random number, so that training goes on as if it had not been.
+        """
+        totals = torch.zeros(2, dtype=torch.float64)
+        self.model.eval()
+        for batch in self._eval_batches():
+            if self.preemption.requested:
+                self._stop_with_checkpoint()
+                return {}
+            totals += self._evaluated(batch)
+        return self._evaluation_done(totals)
+
+    @torch.no_grad()
+    def _evaluated(self, batch: dict[str, torch.Tensor]) -> torch.Tensor:
+        batch.pop("real_tokens")
+        with self.compute_loss_context_manager():
+            total, count = self._nll(self.model, self._prepare_inputs(batch))
+        return torch.stack([total, count]).double().cpu()
+
+    def _evaluation_done(self, totals: torch.Tensor) -> dict[str, float]:
+        metrics = {"eval_loss": float(totals[0] / totals[1].clamp(min=1))}
+        guards.require_finite("eval_loss", metrics["eval_loss"], self.state.global_step)
+        self.log(dict(metrics))
+        stopping = self.control.should_training_stop
+        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        if self.control.should_training_stop and not stopping:
+            self.control.should_save = True  # early stopping: the end of this run must be on disk
+        return metrics
+
+    def _eval_batches(self) -> Any:
+        rows = self.eval_dataset
+        lengths = lengths_of(rows)
+        order = sorted(range(len(rows)), key=lambda i: -lengths[i])
+        size = self.args.per_device_eval_batch_size
+        return (
+            self.data_collator([rows[i] for i in order[start : start + size]]) for start in range(0, len(order), size)
+        )
+
+    def _determine_best_metric(self, metrics: dict[str, float], trial: Any = None) -> bool:
+        """A best evaluation is saved at once: loadBest needs its weights."""
+        if not metrics:
+            return False
+        improved = super()._determine_best_metric(metrics, trial)
+        if improved and self.run.spec.training.load_best:
+            self.control.should_save = True
+        return bool(improved)
+
+    def make_up_for_evaluation(self) -> None:
+        """Evaluate now when the resumed checkpoint was saved at an evaluation's step and before it."""
+        every, step = self.run.plan.training.eval_every, self.state.global_step
+        if not every or not step or step % every:
+            return
+        if not any("eval_loss" in entry and entry["step"] == step for entry in self.state.log_history):
+            self._determine_best_metric(self.evaluate())
+
+    # -- checkpoints --------------------------------------------------------------------------------------------
+
+    def _stop_with_checkpoint(self) -> None:
+        self.control.should_save = True
+        self.control.should_training_stop = True
+
+    def _get_output_dir(self, trial: Any = None) -> str:
+        return str(self._staging if self._staging is not None else self.store.root)
+
+    _staging: Path | None = None
+
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        """Save aside, verify, then publish. Raises OutputUnwritableError when the volume does not take it."""
+        step = self.state.global_step
+        guards.require_finite_weights(self.model, step)
+        try:
+            self._staging = self.store.staging(step)
+            super()._save_checkpoint(model, trial)
+            self._tidy(self._staging / f"{PREFIX}{step}")
+            found = self.store.commit(step, finished=self._is_finished(), protect=self._protected())
+        except (OSError, SafetensorError, RuntimeError) as error:
+            raise self._unwritable(error, step) from error
+        finally:
+            if self._staging is not None:
+                shutil.rmtree(self._staging, ignore_errors=True)
+            self._staging = None
+        self.run.progress.update(step, self.state.max_steps, checkpoint=found.report)
+
+    def _tidy(self, staged: Path) -> None:
+        for name in UNREAD:
+            (staged / name).unlink(missing_ok=True)
+        # The path of the best checkpoint follows from its step; a stored one would be that of the staging folder.
+        self.state.best_model_checkpoint = None
+        self.state.save_to_json(str(staged / STATE))
+
+    def _is_finished(self) -> bool:
+        ended = self.state.global_step >= self.state.max_steps or self.control.should_training_stop
+        return ended and not self.preemption.requested
+
+    def _protected(self) -> set[int]:
+        best = self.state.best_global_step
+        return {best} if best and self.run.spec.training.load_best else set()
+
+    def _unwritable(self, error: Exception, step: int) -> Exception:
+        full = getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or any(t in str(error) for t in _FULL)
+        if not full and not isinstance(error, OSError):
+            return error
+        size = self.run.spec.output.workspace.size
+        cause = "the workspace is full" if full else "the workspace cannot be written"
+        return OutputUnwritableError(
+            f"{cause}: the checkpoint of step {step} was not saved ({error}). "
+            f"Raise output.workspace.size (now {size}) or lower training.keepCheckpoints; earlier checkpoints are whole"
+        )
+
+    def create_model_card(self, *_arguments: Any, **_options: Any) -> None:
+        """None: what a checkpoint is stands in its manifest."""
+
+    def _send_telemetry(self) -> None:
+        """Nothing about a job leaves the pod."""
