@@ -24,6 +24,7 @@ def texts() -> dict[str, str]:
         "docs/reference/api.md": api.reference(),
         "docs/reference/exit-codes.md": reference.exit_codes(),
         "docs/reference/reasons.md": reference.reasons(),
+        "requirements/build.txt": requirements.of_build(ROOT / "pyproject.toml"),
         "requirements/operator.txt": requirements.of_extra(ROOT / "pyproject.toml", "operator"),
         "requirements/trainer.txt": requirements.of_extra(ROOT / "pyproject.toml", "trainer"),
     }

@@ -4,6 +4,7 @@
 """
 
 import json
+import random
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -89,6 +90,8 @@ class TrainingJob:
     rows: int = 20
     eval_rows: int = 5
     supervised: bool = True
+    strange_eval: bool = False
+    """Held-out answers of random tokens: the better the train rows are learned, the worse they get."""
 
     def __post_init__(self) -> None:
         self.workspace = Workspace(self.folder)
@@ -179,6 +182,8 @@ class TrainingJob:
         rows = ragged_rows(self.workspace.model, count, seed)
         if not self.supervised:
             rows = [{**row, "completion_mask": [0] * len(row["input_ids"])} for row in rows]
+        if path == self.workspace.eval_rows and self.strange_eval:
+            rows = [_with_random_answer(row, i) for i, row in enumerate(rows)]
         if path == self.workspace.eval_rows:
             rows = [{**row, "prompt_ids": row["input_ids"][:3], "reference": "ignored"} for row in rows]
         Dataset.from_list(rows).save_to_disk(str(path))
@@ -204,6 +209,12 @@ TRAINING: dict[str, Any] = {
     "checkpoint_every": 2,
     "log_every": 1,
 }
+
+
+def _with_random_answer(row: dict[str, Any], seed: int) -> dict[str, Any]:
+    chosen = random.Random(seed)
+    ids = [chosen.randrange(100, 400) if bit else token for token, bit in zip(*row.values(), strict=True)]
+    return {**row, "input_ids": ids}
 
 
 def ragged_rows(model: Path, count: int, seed: int) -> list[dict[str, Any]]:

@@ -10,6 +10,7 @@ import pytest
 from cluster_tool.calls import NAMESPACE, Kubectl, restricted_pod, tool
 from local_cluster import clusters, images
 from local_cluster.host_cluster import HostCluster
+from local_cluster.image_reference import ImageRef
 from local_cluster.waiting import wait_until
 
 TEST_IMAGE = "local-cluster/test:1"
@@ -35,12 +36,18 @@ def namespace(kubectl: Kubectl) -> Iterator[str]:
 
 
 @pytest.fixture(scope="session")
-def image(kubectl: Kubectl, tmp_path_factory: pytest.TempPathFactory) -> str:
-    """The reference of an image with Python in it, built and loaded as the project's own are."""
+def built_image(tmp_path_factory: pytest.TempPathFactory) -> ImageRef:
+    """An image with Python in it, built as the project's own are."""
     folder = tmp_path_factory.mktemp("image")
     dockerfile = folder / "Dockerfile"
     dockerfile.write_text("ARG BASE_IMAGE=python:3.11-slim-bookworm\nFROM ${BASE_IMAGE}\nUSER 65532:65532\n")
-    return images.load(images.build(dockerfile, TEST_IMAGE, context=folder))
+    return images.build(dockerfile, TEST_IMAGE, context=folder)
+
+
+@pytest.fixture
+def image(kubectl: Kubectl, built_image: ImageRef) -> str:
+    """The reference that pods use; loaded for each test, since an earlier one may have taken the registry down."""
+    return images.load(built_image)
 
 
 @pytest.fixture

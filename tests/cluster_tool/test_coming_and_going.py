@@ -17,6 +17,7 @@ import pytest
 from cluster_tool.calls import REPOSITORY, Kubectl, tool
 from local_cluster import cgroups, containerd, host_teardown, kernel_settings, mounts
 from local_cluster.host_cluster import HostCluster
+from local_cluster.lock import if_unused
 
 pytestmark = pytest.mark.cluster
 
@@ -94,7 +95,9 @@ def traces(cluster: HostCluster, settings: dict[str, str]) -> list[str]:
     changed = [name for name, value in settings.items() if (kernel_settings.SYSTEM / name).read_text().strip() != value]
     mine = [str(folder) for folder in Path("/run/containerd").glob("s/*")]
     interfaces = [name.name for name in Path("/sys/class/net").glob("veth*")]
-    points = [p for p in mounts.mount_points(mounts.MOUNTINFO.read_text()) if "finetune-operator" in p or "cni-" in p]
+    points = [point for point in mounts.mount_points(mounts.MOUNTINFO.read_text()) if "cni-" in point]
+    with if_unused(cluster.layout.locations.images_lock) as unused:  # a build that runs now keeps its own mounts
+        points += mounts.present(cluster.layout.locations.images) if unused else []
     groups = [str(g) for h in cgroups.mounted_here() for g in h.root.glob("**/*kubepods*")]
     return [
         *host_teardown.leftovers(cluster.layout),

@@ -48,7 +48,11 @@ def test_every_measurement_is_reported_at_every_log(tmp_path: Path) -> None:
 def test_the_step_and_the_time_left_are_reported_after_every_step(tmp_path: Path) -> None:
     run = TrainingJob(tmp_path, training={"log_every": 8}, eval_rows=0).run()
     execute(run)
-    timed = [(update["step"], update["seconds_left"]) for update in run.progress.updates if update["seconds_left"] is not None]
+    timed = [
+        (update["step"], update["seconds_left"])
+        for update in run.progress.updates
+        if update["seconds_left"] is not None
+    ]
     assert [step for step, _ in timed] == [*range(1, 9)]
     assert timed[-1][1] == 0
     assert run.progress.updates[-1]["total_steps"] == 8

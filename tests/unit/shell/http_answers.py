@@ -11,7 +11,7 @@ from kubernetes.aio.client import Configuration
 from finetune_operator.shell.cluster import KubernetesCluster
 from finetune_operator.shell.connection import Connection
 
-Answer = Callable[[web.Request], Awaitable[web.StreamResponse]]
+Answer = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
 
 
 class Server:
@@ -25,12 +25,12 @@ class Server:
     def answer(self, body: object = None, status: int = 200, headers: dict[str, str] | None = None) -> None:
         content = body if isinstance(body, bytes) else json.dumps(body).encode()
 
-        async def respond(_request: web.Request) -> web.StreamResponse:
+        async def respond(_request: web.BaseRequest) -> web.StreamResponse:
             return web.Response(body=content, status=status, headers=headers, content_type="application/json")
 
         self.answers.append(respond)
 
-    async def handle(self, request: web.Request) -> web.StreamResponse:
+    async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
         text = await request.text()
         self.requests.append((request.method, request.path_qs, json.loads(text) if text else None))
         respond = self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]

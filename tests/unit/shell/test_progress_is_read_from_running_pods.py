@@ -77,7 +77,7 @@ async def test_pods_are_read_only_in_the_way_that_is_configured(
 
 
 async def test_an_answer_without_end_is_not_read_to_its_end(pod: Pod) -> None:
-    async def flood(request: web.Request) -> web.StreamResponse:
+    async def flood(request: web.BaseRequest) -> web.StreamResponse:
         response = web.StreamResponse()
         await response.prepare(request)
         while True:
@@ -101,23 +101,29 @@ class Following:
     def __init__(self, pod: Pod, interval: float = 0.001) -> None:
         self.changed: list[str] = []
         self.results: list[str] = []
+        self.wanted = 0
+        self.enough = asyncio.Event()
         self.progress = ProgressReader(
             pod.reader("direct"),
             interval=interval,
             max_rate=1000.0,
             concurrency=2,
             changed=self.changed.append,
-            count=self.results.append,
+            count=self._count,
         )
         self.pod = pod
 
+    def _count(self, result: str) -> None:
+        self.results.append(result)
+        if len(self.results) >= self.wanted:
+            self.enough.set()
+
     async def until(self, readings: int) -> None:
         """Follow until so many readings were judged."""
+        self.wanted = readings
         self.progress.follow(make_job(), self.pod.target)
         async with asyncio.timeout(30):
-            while len(self.results) < readings:
-                await asyncio.sleep(0.001)
-        self.progress.follow(make_job(), self.pod.target)
+            await self.enough.wait()
 
 
 @pytest.fixture

@@ -73,7 +73,7 @@ async def test_an_answer_that_is_no_json_is_quoted(server: Server) -> None:
 async def test_no_answer_in_time_is_an_error_that_can_be_tried_again(server: Server) -> None:
     forever = asyncio.Event()
 
-    async def never(_request: web.Request) -> web.StreamResponse:
+    async def never(_request: web.BaseRequest) -> web.StreamResponse:
         await forever.wait()
         return web.Response()
 
@@ -200,7 +200,7 @@ async def test_connections_are_reused_and_bounded(server: Server) -> None:
     peers: set[object] = set()
     all_here, arrived = asyncio.Event(), 0
 
-    async def note_peer(request: web.Request) -> web.StreamResponse:
+    async def note_peer(request: web.BaseRequest) -> web.StreamResponse:
         nonlocal arrived
         arrived += 1
         peers.add(request.transport.get_extra_info("peername") if request.transport else None)

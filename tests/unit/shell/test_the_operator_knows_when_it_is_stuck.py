@@ -45,7 +45,7 @@ async def watched() -> AsyncIterator[Watched]:
 
 
 async def test_each_piece_of_data_on_a_watch_is_a_sign_of_life(watched: Watched) -> None:
-    async def bookmarks(request: web.Request) -> web.StreamResponse:
+    async def bookmarks(request: web.BaseRequest) -> web.StreamResponse:
         response = web.StreamResponse()
         await response.prepare(request)
         for _ in range(2):
@@ -57,9 +57,7 @@ async def test_each_piece_of_data_on_a_watch_is_a_sign_of_life(watched: Watched)
     async with await watched.session() as session:
         url = f"{watched.server.url}{PATH}?watch=true"
         response = await session.get(url)
-        ages = []
-        async for _ in response.content.iter_chunked(1024):
-            ages.append(watched.signs.heard()["finetunejobs"])
+        ages = [watched.signs.heard()["finetunejobs"] async for _ in response.content.iter_chunked(1024)]
     assert set(ages) == {0.0}
     watched.clock.now += 30.0
     assert watched.signs.heard() == watched.signs.tried() == {"finetunejobs": 30.0}
@@ -112,9 +110,9 @@ class Operator:
         self.endpoints = Endpoints(self.health, self.metrics.text, "127.0.0.1", 0)
 
     async def ask(self, path: str, method: str = "GET") -> tuple[int, str]:
-        async with aiohttp.ClientSession() as session:
-            async with session.request(method, f"http://127.0.0.1:{self.endpoints.port}{path}") as response:
-                return response.status, await response.text()
+        url = f"http://127.0.0.1:{self.endpoints.port}{path}"
+        async with aiohttp.ClientSession() as session, session.request(method, url) as response:
+            return response.status, await response.text()
 
 
 @pytest.fixture

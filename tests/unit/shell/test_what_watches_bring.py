@@ -101,7 +101,7 @@ def test_kopf_has_event_handlers_only(desk: Desk) -> None:
     registry = desk.watches.registry
     assert len(registry._watching.get_all_handlers()) == len(WATCHED)
     for others in (registry._changing, registry._spawning, registry._indexing, registry._webhooks):
-        assert list(others.get_all_handlers()) == []  # type: ignore[attr-defined]
+        assert list(others.get_all_handlers()) == []
 
 
 def test_watches_never_stop_trying_and_wait_at_most_half_a_minute() -> None:

@@ -28,7 +28,7 @@ class Desk:
         self.queue = WorkQueue(self._schedule, lambda key, error, _delay: self.errors.append((key, error)))
         self.handled: list[str] = []
         self.running: set[str] = set()
-        self.outcomes: list[float | None | Exception] = []
+        self.outcomes: list[float | Exception | None] = []
         self.gate = asyncio.Event()
         self.gate.set()
         self.task: asyncio.Task[None] | None = None
@@ -170,7 +170,7 @@ async def test_a_key_that_is_done_leaves_nothing_behind(desk: Desk) -> None:
     desk.alarms[-1].ring()
     await desk.work()
     queue = desk.queue
-    assert not (queue._failures or queue._timers or queue._waiting or queue._running)
+    assert (queue._failures, queue._timers, queue._waiting, queue._running) == ({}, {}, set(), {})
 
 
 @pytest.mark.parametrize(("failures", "want_longest"), [(1, 0.25), (2, 0.5), (5, 4.0), (20, 60.0), (10_000, 60.0)])

@@ -6,6 +6,7 @@ after it. Must not guess: where turns cannot be told apart, the job is refused w
 """
 
 from dataclasses import dataclass
+from os.path import commonprefix
 from typing import Any
 
 from jinja2 import TemplateError, TemplateSyntaxError
@@ -39,6 +40,7 @@ class ChatRenderer:
         self._check_syntax()
         self._marked = _marked_template(tokenizer, self._served)
         self._ends = tuple(end_tokens(tokenizer))
+        self._cue = self._answer_cue()
 
     def prompt(self, messages: tuple[Message, ...]) -> str:
         """The conversation so far and the cue for the next answer, as a server renders it."""
@@ -51,7 +53,8 @@ class ChatRenderer:
         """
         text, spans = self._with_markers(messages) if self._marked else self._by_prefixes(messages)
         spans = spans[_answers_before(messages, first_answer) :]
-        return RenderedChat(text, tuple(_trimmed(text, span, self._ends) for span in spans))
+        after_cue = [_after_cue(text, span, self._cue) for span in spans]
+        return RenderedChat(text, tuple(_trimmed(text, span, self._ends) for span in after_cue))
 
     def render_text(self, messages: tuple[Message, ...]) -> str:
         """The whole conversation as a server renders it. Raises UnusableRowError."""
@@ -60,6 +63,15 @@ class ChatRenderer:
     def ends_with_end_token(self, text: str) -> bool:
         """Whether `text` ends with a special token."""
         return text.endswith(self._ends)
+
+    def _answer_cue(self) -> str:
+        """What the template writes to ask for an answer, as in `<|im_start|>assistant`; its end at least."""
+        question = ({"role": "user", "content": "a"},)
+        try:
+            asked, told = self._render(question, add_generation_prompt=True), self._render(question)
+        except UnusableRowError:
+            return ""
+        return asked[len(commonprefix([asked, told])) :]
 
     def _check_syntax(self) -> None:
         try:
@@ -151,6 +163,13 @@ def _joined(spans: list[Span]) -> list[Span]:
         else:
             joined.append((start, end))
     return joined
+
+
+def _after_cue(text: str, span: Span, cue: str) -> Span:
+    """`span` without the end of the cue, which some templates put into the answer: a server writes it, not the model."""
+    start, end = span
+    inside = next((k for k in range(1, len(cue)) if text[: start + k].endswith(cue)), 0)
+    return (start + inside, end) if start + inside < end else span
 
 
 def _trimmed(text: str, span: Span, ends: tuple[str, ...]) -> Span:

@@ -16,6 +16,8 @@ from finetune_trainer.errors import InvalidDataError
 _BOM = b"\xef\xbb\xbf"
 _OTHER_MARKS = {b"\xff\xfe": "UTF-16 (little-endian)", b"\xfe\xff": "UTF-16 (big-endian)"}
 _BATCH_ROWS = 1024
+_WRAPPERS = {"data", "rows", "examples", "instances", "train"}
+"""Keys under which exports keep their list of rows."""
 csv.field_size_limit(2**31 - 1)
 
 
@@ -23,13 +25,13 @@ def read_json_lines(path: Path) -> Iterator[Record]:
     """One JSON object per line; empty lines are passed over."""
     for number, line in _text_lines(path):
         if line.strip():
-            yield _parsed(Place(path.name, number), line)
+            yield _parsed(Place(path.name, number), line.rstrip("\r\n"))
 
 
 def read_json(path: Path) -> Iterator[Record]:
     """A list of objects, an object with one list of objects in it, or JSON Lines under the wrong name."""
     first = next((line.strip() for _, line in _text_lines(path) if line.strip()), "")
-    if first.startswith("{") and _is_json(first):
+    if first.startswith("{") and _is_row(first):
         return read_json_lines(path)
     return _listed(path, _whole(path))
 
@@ -122,12 +124,13 @@ def _as_record(place: Place, value: object) -> Record:
     return Record(place, value)
 
 
-def _is_json(text: str) -> bool:
+def _is_row(line: str) -> bool:
+    """Whether a first line is a row by itself, and not the start, or all, of one object that wraps the rows."""
     try:
-        json.loads(text)
+        document = json.loads(line)
     except (ValueError, RecursionError):
         return False
-    return True
+    return not (isinstance(document, dict) and len(document) == 1 and _WRAPPERS & document.keys())
 
 
 def _whole(path: Path) -> object:

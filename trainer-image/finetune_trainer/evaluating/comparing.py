@@ -47,9 +47,6 @@ def difference(
     low: float | None = None
     high: float | None = None
     if len(tuned) >= FEWEST_ROWS:
-        low: float | None = None
-    high: float | None = None
-    if len(tuned) >= FEWEST_ROWS:
         low, high = interval(baseline, tuned, value, seed)
     return Difference(metric, before, after, after - before, low, high, _verdict(low, high, higher_is_better))
 
@@ -64,8 +61,7 @@ def interval(baseline: np.ndarray, tuned: np.ndarray, value: Value, seed: int) -
         counts = np.bincount(generator.integers(0, rows, rows), minlength=rows)
         draws[i] = value(counts @ tuned) - value(counts @ baseline)
     tail = 100 * (1 - CONFIDENCE) / 2
-    low, high = np.percentile(draws, [tail, 100 - tail])
-    return float(low), float(high)
+    return float(np.percentile(draws, tail)), float(np.percentile(draws, 100 - tail))
 
 
 def _verdict(low: float | None, high: float | None, higher_is_better: bool) -> str:

@@ -13,7 +13,8 @@ from dataclasses import dataclass
 import numpy as np
 from sacrebleu.metrics.bleu import BLEU
 
-_BLEU = BLEU(effective_order=False)
+_SEGMENT = BLEU(effective_order=True)  # of a row only counts are read; this spares a warning for each
+_SMOOTHING = "exp"
 _ORDERS = 4
 
 
@@ -95,14 +96,14 @@ def _common_subsequence(left: list[str], right: list[str]) -> int:
 
 
 def _bleu_statistics(answer: Answer, reference: str) -> tuple[float, ...]:
-    score = _BLEU.sentence_score(answer.text, [reference])
+    score = _SEGMENT.sentence_score(answer.text, [reference])
     return (*score.counts, *score.totals, score.sys_len, score.ref_len)
 
 
 def _bleu(total: np.ndarray) -> float:
     counts = [int(x) for x in total]
     score = BLEU.compute_bleu(
-        counts[:_ORDERS], counts[_ORDERS : 2 * _ORDERS], counts[-2], counts[-1], smooth_method=_BLEU.smooth_method
+        counts[:_ORDERS], counts[_ORDERS : 2 * _ORDERS], counts[-2], counts[-1], smooth_method=_SMOOTHING
     )
     return float(score.score)
 

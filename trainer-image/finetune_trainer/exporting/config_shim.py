@@ -1,7 +1,7 @@
 """Adapts a transformers 5 configuration to what the ONNX model builder 0.18 reads.
 
-Without it the builder stops, or writes a graph that is wrong beyond the sliding window. Changes a configuration in memory
-only. Pure.
+Without it the builder stops, or writes a graph that is wrong beyond the sliding window. Changes a configuration in
+memory only. Pure.
 """
 
 from typing import Any

@@ -1,7 +1,7 @@
 """Entry point of the process that builds an ONNX model with onnxruntime-genai.
 
-Alone in its process because the builder puts its own folder on sys.path and prints, and because its memory must be given
-back before the parity gate. Decides nothing: options and configuration come from onnx_options and config_shim.
+Alone in its process because the builder puts its own folder on sys.path and prints, and because its memory must be
+given back before the parity gate. Decides nothing: options and configuration come from onnx_options and config_shim.
 """
 
 import argparse

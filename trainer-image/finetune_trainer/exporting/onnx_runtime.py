@@ -1,7 +1,7 @@
 """Runs an exported ONNX model on this CPU: raw logits through ONNX Runtime, answers through onnxruntime-genai.
 
-Measures, and judges nothing. The raw graph is fed in chunks through its key-value cache, as a server would feed it, which
-also bounds memory.
+Measures, and judges nothing. The raw graph is fed in chunks through its key-value cache, as a server would feed it,
+which also bounds memory.
 """
 
 import json

@@ -1,7 +1,7 @@
 """How close an export must be to the tuned model, how close it is, and the verdict. Pure: logits in, numbers out.
 
-Exit codes of exporters prove nothing, so every artefact passes here before it is published. Quantized exports are not judged
-on the largest difference of a logit, which is large even for good ones, but on the distributions.
+Exit codes of exporters prove nothing, so every artefact passes here before it is published. Quantized exports are not
+judged on the largest difference of a logit, which is large even for good ones, but on the distributions.
 """
 
 import math

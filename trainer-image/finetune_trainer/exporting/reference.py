@@ -1,7 +1,7 @@
 """What the tuned model computes on held-out rows: the yardstick of every export, kept on disk.
 
-Made once, before the tuned model is let go, so that no export is compared while two whole models are in memory. Decides which
-rows and positions are compared. Must not know any export format.
+Made once, before the tuned model is let go, so that no export is compared while two whole models are in memory.
+Decides which rows and positions are compared. Must not know any export format.
 """
 
 from collections.abc import Iterator, Sequence
@@ -129,6 +129,4 @@ def sliding_window(model: PreTrainedModel) -> int | None:
 
 def _continuations(model: PreTrainedModel, rows: Sequence[EvalRow], stops: Sequence[int]) -> list[Continuation]:
     prompts = [row.prompt_ids or row.input_ids[: max(1, len(row.input_ids) // 2)] for row in rows[:PROMPTS]]
-    return [
-        Continuation(prompt, greedy_ids(model, [prompt], limit=NEW_TOKENS, stops=stops)[0]) for prompt in prompts
-    ]
+    return [Continuation(prompt, greedy_ids(model, [prompt], limit=NEW_TOKENS, stops=stops)[0]) for prompt in prompts]

@@ -4,11 +4,11 @@ What the plan has is taken from the plan. What is ours to decide (checkpoints, d
 Must not load anything.
 """
 
-import dataclasses
 from difflib import get_close_matches
-from typing import Any
+from typing import Any, get_type_hints
 
 import torch
+from pydantic import TypeAdapter, ValidationError
 from transformers import TrainingArguments
 from trl import SFTConfig
 
@@ -75,8 +75,8 @@ METRICS = ("eval_loss", "perplexity")
 
 def check_extra(extra: dict[str, Any]) -> None:
     """Raises InvalidSpecError for a field of training.extra that is unknown, typed elsewhere, or not for users."""
-    known = {field.name for field in dataclasses.fields(TrainingArguments)}
-    for name in extra:
+    known = get_type_hints(TrainingArguments)
+    for name, value in extra.items():
         if name in TYPED:
             raise InvalidSpecError(f"training.extra.{name}: set {TYPED[name]} in its place")
         if name not in known:
@@ -85,6 +85,14 @@ def check_extra(extra: dict[str, Any]) -> None:
             raise InvalidSpecError(f"training.extra.{name} is not a field of the installed TrainingArguments{hint}")
         if name not in ALLOWED:
             raise InvalidSpecError(f"training.extra.{name} cannot be set; allowed are {', '.join(sorted(ALLOWED))}")
+        _check_type(name, value, known[name])
+
+
+def _check_type(name: str, value: object, hint: Any) -> None:  # noqa: ANN401 - a type, as annotations have it
+    try:
+        TypeAdapter(hint).validate_python(value)
+    except ValidationError as error:
+        raise InvalidSpecError(f"training.extra.{name}: {error.errors()[0]['msg']}, found {value!r}") from error
 
 
 def check_supported(run: Run) -> None:

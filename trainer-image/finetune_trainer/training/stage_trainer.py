@@ -183,8 +183,8 @@ class StageTrainer(SFTTrainer):
         self.state.save_to_json(str(staged / STATE))
 
     def _is_finished(self) -> bool:
-        ended = self.state.global_step >= self.state.max_steps or self.control.should_training_stop
-        return ended and not self.preemption.requested
+        stopped_early = self.control.should_training_stop and not self.preemption.requested
+        return stopped_early or self.state.global_step >= self.state.max_steps
 
     def _protected(self) -> set[int]:
         best = self.state.best_global_step

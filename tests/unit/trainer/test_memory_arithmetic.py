@@ -1,0 +1,104 @@
+from dataclasses import replace
+
+import pytest
+
+from finetune_trainer.models.inspection import LinearLayer, ModelFacts
+from finetune_trainer.planning.cpu_features import multiplies_bf16
+from finetune_trainer.planning.memory import LOGITS_COPIES, LOGITS_WHOLE_BYTES, PARTS, Adapter, TrainingShape, estimate
+
+FACTS = ModelFacts(
+    architecture="LlamaForCausalLM",
+    parameters=1_000_000,
+    context_length=2048,
+    hidden_size=64,
+    intermediate_size=128,
+    layers=4,
+    vocabulary=1000,
+    heads=2,
+    query_width=64,
+    key_value_width=32,
+    caps_attention=False,
+    linear_layers=(LinearLayer("model.layers.0.self_attn.q_proj", 64, 64),),
+    module_elements={},
+)
+ADAPTER = Adapter(rank=8, layers=FACTS.linear_layers, dropout=0.0)
+SHAPE = TrainingShape(
+    precision="fp32", micro_batch=2, length=100, supervised_share=1.0, checkpointing=False, on_accelerator=False
+)
+
+
+def test_the_estimate_is_the_sum_of_its_parts() -> None:
+    plan = estimate(FACTS, ADAPTER, SHAPE, 7)
+    assert plan.estimated_bytes == sum(getattr(plan, part) for part in PARTS)
+    assert plan.limit_bytes == 7
+
+
+def test_an_adapter_needs_gradients_and_moments_for_itself_only() -> None:
+    trained = 8 * (64 + 64)
+    plan = estimate(FACTS, ADAPTER, SHAPE, None)
+    assert (plan.gradients, plan.optimizer) == (4 * trained, 8 * trained)
+    assert plan.weights == 4 * 1_000_000 + 4 * trained
+
+
+def test_full_tuning_holds_weights_in_fp32_whatever_the_computation() -> None:
+    plan = estimate(FACTS, None, replace(SHAPE, precision="bf16"), None)
+    assert (plan.weights, plan.gradients, plan.optimizer) == (4_000_000, 4_000_000, 8_000_000)
+
+
+def test_a_frozen_base_in_bf16_takes_half() -> None:
+    half = estimate(FACTS, ADAPTER, replace(SHAPE, precision="bf16"), None).weights
+    assert half == 2 * 1_000_000 + 4 * ADAPTER.parameters
+
+
+@pytest.mark.parametrize(
+    ("change", "factor"), [({"micro_batch": 4}, 2), ({"length": 300}, 3), ({"micro_batch": 1, "length": 50}, 0.25)]
+)
+def test_activations_grow_with_the_tokens(change: dict[str, int], factor: float) -> None:
+    want = estimate(FACTS, ADAPTER, SHAPE, None).activations * factor
+    assert estimate(FACTS, ADAPTER, replace(SHAPE, **change), None).activations == want  # type: ignore[arg-type]
+
+
+def test_recomputing_keeps_one_layer_in_place_of_all() -> None:
+    whole = estimate(FACTS, ADAPTER, SHAPE, None).activations
+    recomputed = estimate(FACTS, ADAPTER, replace(SHAPE, checkpointing=True), None).activations
+    assert whole / FACTS.layers < recomputed < whole / 2
+
+
+def test_dropout_on_the_adapter_costs_activations() -> None:
+    without = estimate(FACTS, ADAPTER, SHAPE, None).activations
+    assert estimate(FACTS, replace(ADAPTER, dropout=0.05), SHAPE, None).activations > without
+
+
+def test_eager_attention_grows_with_the_square_of_the_length() -> None:
+    def extra(length: int) -> int:
+        shape = replace(SHAPE, length=length)
+        eager = estimate(FACTS, ADAPTER, replace(shape, quadratic_attention=True), None).activations
+        return eager - estimate(FACTS, ADAPTER, shape, None).activations
+
+    assert extra(200) == 4 * extra(100)
+
+
+def test_only_supervised_tokens_have_logits() -> None:
+    whole = estimate(FACTS, ADAPTER, SHAPE, None).logits
+    assert whole == LOGITS_COPIES * 200 * 1000 * 4
+    assert estimate(FACTS, ADAPTER, replace(SHAPE, supervised_share=0.25), None).logits == whole / 4
+
+
+def test_logits_never_exceed_a_tile() -> None:
+    facts = replace(FACTS, vocabulary=10**7)
+    assert estimate(facts, ADAPTER, SHAPE, None).logits == LOGITS_COPIES * LOGITS_WHOLE_BYTES
+
+
+@pytest.mark.parametrize(
+    ("text", "want"),
+    [
+        ("flags\t\t: fpu avx512f avx512_bf16\n", True),
+        ("flags\t\t: fpu amx_bf16 amx_tile\n", True),
+        ("flags\t\t: fpu avx512f avx512_vnni\n", False),
+        ("Features\t: fp asimd bf16\n", True),
+        ("model name: bf16 in a name only\n", False),
+    ],
+)
+def test_bf16_is_native_where_the_kernel_says_so(tmp_path, text: str, want: bool) -> None:  # type: ignore[no-untyped-def]
+    (tmp_path / "cpuinfo").write_text(text)
+    assert multiplies_bf16(tmp_path / "cpuinfo") is want

@@ -1,0 +1,130 @@
+"""README.md beside the artefacts: what the model is, what it scored, how to use each artefact. Pure text."""
+
+from collections.abc import Callable
+from typing import Any
+
+
+def model_card(report: dict[str, Any], base: str) -> str:
+    """The model card as Markdown, from the content of report.json and the name of the base model."""
+    parts = [_front_matter(base), _introduction(report, base), _evaluation(report), _artifacts(report)]
+    parts += [
+        USAGE[artifact["format"]](artifact, base) for artifact in report["artifacts"] if artifact["format"] in USAGE
+    ]
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _front_matter(base: str) -> str:
+    return f"---\nbase_model: {base}\npipeline_tag: text-generation\ntags: [fine-tuned]\n---"
+
+
+def _introduction(report: dict[str, Any], base: str) -> str:
+    plan, job, data = report["plan"], report["job"], report.get("dataset") or {}
+    method, training = plan["method"], plan["training"]
+    rank = f" of rank {method['rank']}" if method.get("rank") else ""
+    rows = f" on {data['trainRows']} rows" if data else ""
+    return (
+        f"# {job['name']}\n\n`{base}` tuned with {method['type']}{rank}{rows}: {training['totalSteps']} steps of "
+        f"{training['batchSize']} rows, learning rate {training['learningRate']}, {training['precision']}.\n"
+        "Everything about the run (plan, data, curves, digests, library versions) is in `report.json`."
+    )
+
+
+def _evaluation(report: dict[str, Any]) -> str:
+    evaluation = report.get("evaluation")
+    if not evaluation:
+        return ""
+    intervals = {d["metric"]: d for d in (report.get("comparison") or {}).get("differences", [])}
+    lines = [
+        f"## Evaluation on {evaluation['rows']} held-out rows\n",
+        "| metric | base model | this model | difference, 95 % interval |",
+        "|---|---|---|---|",
+    ]
+    for metric, value in evaluation["tuned"].items():
+        before = evaluation.get("baseline", {}).get(metric, "")
+        lines.append(f"| {metric} | {before} | {value} | {_interval(intervals.get(metric))} |")
+    return "\n".join(lines)
+
+
+def _interval(found: dict[str, Any] | None) -> str:
+    if not found or found["low"] is None:
+        return ""
+    return f"{found['low']:+.4g} to {found['high']:+.4g} ({found['verdict']})"
+
+
+def _artifacts(report: dict[str, Any]) -> str:
+    lines = ["## Artefacts\n", "| folder | format | size | KL to the tuned model | same top token | tokens/s |"]
+    lines.append("|---|---|---|---|---|---|")
+    for artifact in report["artifacts"]:
+        parity = artifact.get("parity") or {}
+        what = " ".join(part for part in (artifact["format"], artifact.get("precision")) if part)
+        size = f"{artifact['sizeBytes'] / 1e6:.1f} MB"
+        numbers = (parity.get("kl", ""), parity.get("top1", ""), artifact.get("tokensPerSecond", ""))
+        lines.append(f"| `{artifact['name']}` | {what} | {size} | " + " | ".join(map(str, numbers)) + " |")
+    return "\n".join(lines)
+
+
+def _use_peft(artifact: dict[str, Any], base: str) -> str:
+    name = artifact["name"]
+    return f"""## Using `{name}` (adapter)
+
+```python
+from peft import PeftModel
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained("{base}"), "{name}")
+tokenizer = AutoTokenizer.from_pretrained("{name}")
+```
+
+```sh
+vllm serve {base} --enable-lora --lora-modules {name}=./{name}
+```"""
+
+
+def _use_safetensors(artifact: dict[str, Any], _base: str) -> str:
+    name = artifact["name"]
+    return f"""## Using `{name}` (whole model)
+
+```python
+from transformers import pipeline
+
+chat = pipeline("text-generation", model="{name}")
+print(chat([{{"role": "user", "content": "Hello"}}], max_new_tokens=64)[0]["generated_text"][-1]["content"])
+```
+
+```sh
+vllm serve ./{name}
+```"""
+
+
+def _use_onnx(artifact: dict[str, Any], _base: str) -> str:
+    name = artifact["name"]
+    return f"""## Using `{name}` (ONNX, {artifact.get("precision", "fp32")}, CPU)
+
+```sh
+pip install onnxruntime-genai
+```
+
+```python
+import json
+import onnxruntime_genai as og
+
+model = og.Model("{name}")
+tokenizer = og.Tokenizer(model)
+prompt = tokenizer.apply_chat_template(json.dumps([{{"role": "user", "content": "Hello"}}]), add_generation_prompt=True)
+parameters = og.GeneratorParams(model)
+parameters.set_search_options(max_length=256, do_sample=False)
+generator = og.Generator(model, parameters)
+generator.append_tokens(tokenizer.encode(prompt))
+stream = tokenizer.create_stream()
+while not generator.is_done():
+    generator.generate_next_token()
+    print(stream.decode(generator.get_next_tokens()[0]), end="", flush=True)
+```"""
+
+
+USAGE: dict[str, Callable[[dict[str, Any], str], str]] = {
+    "peft": _use_peft,
+    "safetensors": _use_safetensors,
+    "onnx": _use_onnx,
+}
+"""How to use an artefact, by format."""

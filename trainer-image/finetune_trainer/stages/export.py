@@ -1,0 +1,125 @@
+"""Stage export: writes every artefact of the plan, proves each against the tuned model, publishes it.
+
+Killed at any moment and called again, it ends with the same artefacts: finished ones are kept when they are whole,
+and what was half done is removed. Must not publish anything that the parity gate has not passed.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+
+from finetune_api.contract import StageResult
+from finetune_api.spec import Export
+from finetune_api.status import Stage
+from finetune_trainer.evaluating.generating import stop_ids
+from finetune_trainer.evaluating.rows import EvalRow, load_rows
+from finetune_trainer.exporting.card import model_card
+from finetune_trainer.exporting.digests import list_files
+from finetune_trainer.exporting.formats import FORMATS, Sources, model_id
+from finetune_trainer.exporting.gate import Proof, prove_application, prove_logits
+from finetune_trainer.exporting.publishing import CARD, Destination, remove, writing
+from finetune_trainer.exporting.reference import PROBES, Reference, compute
+from finetune_trainer.exporting.report import Report
+from finetune_trainer.models.load import load_tokenizer, load_tuned
+from finetune_trainer.models.merge import merged, save_whole
+from finetune_trainer.ownership import confirm_attempt
+from finetune_trainer.result import write_atomically
+from finetune_trainer.run import Run
+
+WORKSPACE_FIELD = "output.workspace.size"
+
+
+def execute(run: Run) -> StageResult:
+    """Export everything in plan.exports.
+
+    Raises ParityError for an artefact that computes something else, OutputUnwritableError for a volume that is full,
+    read-only or somebody else's, NotSupportedError for an architecture that a format does not know.
+    """
+    destination = Destination(run)
+    destination.check([export.name for export in run.plan.exports])
+    report = Report(run, destination)
+    with writing(destination.field, destination.folder):
+        destination.folder.mkdir(parents=True, exist_ok=True)
+        destination.remove_leftovers()
+        report.reopen()
+        report.write(complete=False)
+        _export_missing(run, destination, report)
+        card = model_card(report.write(complete=True), model_id(run))
+        write_atomically(destination.folder / CARD, card.encode())
+    return StageResult(
+        stage=Stage.EXPORT, outcome="Succeeded", message=_message(report, destination), artifacts=report.artifacts
+    )
+
+
+def _export_missing(run: Run, destination: Destination, report: Report) -> None:
+    missing = [export for export in run.plan.exports if not report.has(export.name)]
+    total = len(run.plan.exports)
+    run.progress.update(total - len(missing), total)
+    if not missing:
+        return
+    with _scratch(run) as scratch:
+        sources, reference = _sources(run, scratch, missing)
+        for place, export in enumerate(missing, total - len(missing) + 1):
+            _export(sources, reference, destination, report, export)
+            run.progress.update(place, total)
+
+
+@contextmanager
+def _scratch(run: Run) -> Iterator[Path]:
+    """A folder of the workspace for what only this call needs; leftovers of an earlier one are removed first."""
+    folder = run.workspace.root / "export-scratch"
+    with writing(WORKSPACE_FIELD, run.workspace.root):
+        remove(folder)
+        folder.mkdir(parents=True)
+        try:
+            yield folder
+        finally:
+            remove(folder)
+
+
+def _sources(run: Run, scratch: Path, exports: list[Export]) -> tuple[Sources, Reference]:
+    """The yardstick and the merged model, made from one loading of the tuned model."""
+    torch.set_num_threads(run.threads)
+    model = load_tuned(run, precision="fp32", attention="eager")
+    tokenizer = load_tokenizer(run.workspace.tuned)
+    rows = held_out(run)
+    stops = stop_ids(model, tokenizer, rows)
+    reference = compute(model, rows, stops, scratch / "reference.npy")
+    sources = Sources(run, scratch / "merged", scratch, stops)
+    if any(FORMATS[export.format].needs_merged for export in exports):
+        save_whole(merged(model), tokenizer, sources.merged, torch.float32, stops)
+    return sources, reference
+
+
+def held_out(run: Run) -> list[EvalRow]:
+    """Rows to compare on: held-out ones, or train rows where none are held out."""
+    folder = run.workspace.eval_rows if run.workspace.eval_rows.is_dir() else run.workspace.train_rows
+    return load_rows(folder, PROBES, run.spec.dataset.shuffle_seed)
+
+
+def _export(sources: Sources, reference: Reference, destination: Destination, report: Report, export: Export) -> None:
+    run, kind = sources.run, FORMATS[export.format]
+    precision = kind.precision(sources, export)
+    with destination.staged(export.name) as folder:
+        kind.write(sources, export, folder)
+        proof = _prove(sources, reference, export, precision, folder)
+        files = list_files(folder)
+        confirm_attempt(run.workspace.root, run.request)
+        destination.publish(folder, export.name)
+    report.add(export, precision, files, proof)
+
+
+def _prove(sources: Sources, reference: Reference, export: Export, precision: str, folder: Path) -> Proof:
+    run = sources.run
+    proof = prove_logits(export, precision, FORMATS[export.format].open(sources, folder), reference)
+    if export.format != "onnx":
+        return proof
+    used = prove_application(export, folder, run.threads, reference, load_tokenizer(run.workspace.tuned))
+    return Proof(proof.parity, {**proof.checks, **used.checks}, used.tokens_per_second)
+
+
+def _message(report: Report, destination: Destination) -> str:
+    made = ", ".join(f"{a.name} ({a.format}, {a.size_bytes / 1e6:.1f} MB)" for a in report.artifacts)
+    return f"published in {destination.uri}: {made}"[:1024]
