@@ -1,5 +1,6 @@
 """A status in which every field is set, made from the schema so that a new field is in it at once."""
 
+from collections.abc import Callable
 from typing import Any
 
 from finetune_api.schema import structural
@@ -18,7 +19,7 @@ def full_status() -> FineTuneJobStatus:
 def _sample(schema: dict[str, Any]) -> Any:
     if "enum" in schema:
         return schema["enum"][0]
-    samples = {
+    samples: dict[str, Callable[[dict[str, Any]], Any]] = {
         "object": _object,
         "array": lambda each: [_sample(each["items"])],
         "string": _text,

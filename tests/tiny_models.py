@@ -143,6 +143,8 @@ SENTENCES = (
 def build_tiny_model(family: str, path: Path | None = None, *, vocab_size: int = VOCAB_SIZE, **config: Any) -> Path:
     """Write a tiny model of `family` (a key of FAMILIES) as a Hugging Face folder and return that folder.
 
+    `vocab_size` is the embedding's; the tokenizer has as many tokens, or as many as its sentences give.
+
     Without `path` the folder is built once per machine and shared: do not write into it. Further keywords override
     its config.
     """
@@ -151,7 +153,8 @@ def build_tiny_model(family: str, path: Path | None = None, *, vocab_size: int =
     path.mkdir(parents=True, exist_ok=True)
     tokenizer = build_tokenizer(family, vocab_size)
     tokenizer.save_pretrained(path)
-    _build_weights(FAMILIES[family], tokenizer, config).save_pretrained(path)
+    sizes = {"vocab_size": vocab_size, **config}
+    _build_weights(FAMILIES[family], tokenizer, sizes).save_pretrained(path)
     return path
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from finetune_api.contract import JobRef, StageRequest
+from finetune_api.contract import JobRef, StageRequest, StageResult
 from finetune_api.spec import FineTuneJobSpec
 from finetune_api.status import (
     Checkpoint,
@@ -187,6 +187,12 @@ class TrainingJob:
         if path == self.workspace.eval_rows:
             rows = [{**row, "prompt_ids": row["input_ids"][:3], "reference": "ignored"} for row in rows]
         Dataset.from_list(rows).save_to_disk(str(path))
+
+
+def metrics_of(result: StageResult) -> Metrics:
+    """The metrics that every training result has."""
+    assert result.metrics is not None
+    return result.metrics
 
 
 TRAINING: dict[str, Any] = {

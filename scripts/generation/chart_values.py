@@ -13,6 +13,7 @@ from finetune_operator.settings import OperatorSettings
 FreeForm = dict[str, Any]
 Texts = dict[str, str]
 PullPolicy = Literal["Always", "IfNotPresent", "Never"]
+Name = Annotated[str, Field(max_length=253, pattern="^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$")]
 Namespace = Annotated[str, Field(max_length=63, pattern="^[a-z0-9]([-a-z0-9]*[a-z0-9])?$")]
 
 SET_BY_THE_CHART = (
@@ -62,7 +63,7 @@ class TrainerImage(_Part):
     """Digest, as in sha256:...; wins over the tag."""
     pull_policy: PullPolicy = "IfNotPresent"
     """When the image is pulled."""
-    pull_secrets: list[Namespace] = []
+    pull_secrets: list[Name] = []
     """Names of pull secrets in the namespace of each FineTuneJob."""
 
 

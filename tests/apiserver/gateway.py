@@ -45,7 +45,7 @@ class Request:
 
 @dataclass(frozen=True)
 class Spoiled:
-    """An answer instead of the API server's; code 0 closes the connection."""
+    """An answer instead of the API server's; code 0 closes the connection, 200 is an empty list as of long ago."""
 
     code: int
     reason: str = ""
@@ -69,6 +69,7 @@ class Gateway:
         self.after_write: Callable[[Request], None] = lambda _request: None
         self.silent: frozenset[str] = frozenset()
         """Resources whose watches bring nothing."""
+        self._watches: list[web.BaseRequest] = []
 
     @property
     def url(self) -> str:
@@ -107,6 +108,10 @@ class Gateway:
     async def _stop(self) -> None:
         await self._runner.cleanup()
         await self._session.close()
+        left = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in left:
+            task.cancel()
+        await asyncio.gather(*left, return_exceptions=True)
 
     async def _handle(self, raw: web.BaseRequest) -> web.StreamResponse:
         request = _read(raw, await raw.read())
@@ -116,7 +121,7 @@ class Gateway:
             return self._spoiled(raw, request, spoiled)
         headers = {k: v for k, v in raw.headers.items() if k in ("Authorization", "Content-Type", "Accept")}
         url = f"{self._plane.server}{raw.path_qs}"
-        async with self._session.request(raw.method, url, data=request.body, headers=headers) as answer:
+        async with self._session.request(raw.method, url, data=request.body or None, headers=headers) as answer:
             if request.verb == "watch" and answer.status == 200:
                 return await self._stream(raw, request, answer)
             content = await answer.read()
@@ -129,6 +134,8 @@ class Gateway:
         self.answered.append((request, spoiled.code or 599))
         if not spoiled.code and raw.transport is not None:
             raw.transport.abort()
+        if spoiled.code == 200:
+            return web.json_response({"metadata": {"resourceVersion": "1"}, "items": []})
         body = {"kind": "Status", "code": spoiled.code, "reason": spoiled.reason, "message": "spoiled by the test"}
         return web.json_response(body, status=spoiled.code or 599, headers={"Retry-After": "0"})
 
@@ -137,10 +144,22 @@ class Gateway:
     ) -> web.StreamResponse:
         response = web.StreamResponse(headers={"Content-Type": "application/json"})
         await response.prepare(raw)
-        async for line in answer.content:
-            if request.resource not in self.silent or json.loads(line)["type"] == "BOOKMARK":
-                await response.write(line)
+        self._watches.append(raw)
+        try:
+            async for line in answer.content:
+                if request.resource not in self.silent or json.loads(line)["type"] == "BOOKMARK":
+                    await response.write(line)
+        except ConnectionResetError:
+            pass  # the operator is gone
+        finally:
+            self._watches.remove(raw)
         return response
+
+    def break_watches(self) -> None:
+        """Close the connections of all watches, so that they are opened again."""
+        for raw in [*self._watches]:
+            if raw.transport is not None:
+                self._loop.call_soon_threadsafe(raw.transport.abort)
 
 
 def _read(raw: web.BaseRequest, body: bytes) -> Request:

@@ -1,4 +1,4 @@
-"""One namespace of the cluster: its jobs, their children, and a hand that plays the kubelet where there are no nodes."""
+"""One namespace of a cluster without nodes: its jobs, their children, and a hand that plays the kubelet."""
 
 import json
 import time

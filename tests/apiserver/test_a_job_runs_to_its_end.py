@@ -11,7 +11,7 @@ from finetune_api.status import Stage
 
 pytestmark = pytest.mark.apiserver
 
-WANT_CREATED = {"persistentvolumeclaims": 1, "networkpolicies": 1, "jobs": 4}
+WANT_CREATED = {"persistentvolumeclaims": 1, "networkpolicies": 2, "jobs": 4}
 
 
 def audited(installation: Installation) -> list[dict[str, Any]]:

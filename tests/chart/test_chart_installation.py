@@ -75,7 +75,7 @@ def test_the_api_server_has_no_warning(kubectl: Kubectl, values: dict[str, Any])
 def test_the_pod_is_admitted_where_the_restricted_standard_is_enforced(kubectl: Kubectl) -> None:
     rendered = render()
     kubectl.apply([rendered.one("ServiceAccount")])
-    pod = {
+    pod: dict[str, Any] = {
         "apiVersion": "v1",
         "kind": "Pod",
         "metadata": {"name": "probe", "namespace": NAMESPACE},

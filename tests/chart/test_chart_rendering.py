@@ -257,3 +257,16 @@ def test_the_example_in_the_notes_is_a_job() -> None:
     found = re.search(r"<<EOF\n(.*?)\n *EOF", notes, re.DOTALL)
     assert found is not None
     assert FineTuneJob.model_validate(yaml.safe_load(found.group(1))).spec.model.source.startswith("hf://")
+
+
+def test_the_readme_lists_the_rights_that_the_roles_give() -> None:
+    rendered = render({"settings": {"progressAccess": "auto"}})
+    (operator,) = [each for each in rendered.of_kind("ClusterRole") if each["metadata"]["name"] == "finetune-operator"]
+    rules = [*operator["rules"], *rendered.one("Role")["rules"]]
+    granted: dict[str, set[str]] = {}
+    for rule in rules:
+        for resource in rule["resources"]:
+            granted.setdefault(resource, set()).update(rule["verbs"])
+    section = (CHART / "README.md").read_text().partition("## What it may do")[2].partition("\n## ")[0]
+    rows = re.findall(r"^\| ([a-z/]+) \| ([a-z, ]+) \|", section, re.MULTILINE)
+    assert {resource: set(verbs.split(", ")) for resource, verbs in rows} == granted

@@ -3,21 +3,20 @@
 from typing import Any
 
 import pytest
-from tiny_models import FAMILIES, build_tokenizer
 
 from finetune_trainer.data.encoding import EncodedRow, RowEncoder
 from finetune_trainer.data.examples import Example, LossOn
 from finetune_trainer.data.records import UnusableRowError
 from finetune_trainer.errors import InvalidModelError, InvalidSpecError
+from tiny_models import FAMILIES, build_tokenizer
 
 FAMILY = pytest.mark.parametrize("family", [*FAMILIES])
 ANSWER_PREFIX = {"qwen3": "<think>\n\n</think>\n\n"}
 """What a family writes before an answer by its own template, and so learns to write."""
 LAST_SUFFIX = {"phi3": "\n<|endoftext|>"}
 """What a family's template puts after the last end token."""
-PLAIN_TEMPLATE = (
-    "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}{% if add_generation_prompt %}assistant: {% endif %}"
-)
+CUE = "{% if add_generation_prompt %}assistant: {% endif %}"
+PLAIN_TEMPLATE = "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}" + CUE
 TRAILING_TEMPLATE = PLAIN_TEMPLATE + "{% if not add_generation_prompt %}THE END{% endif %}"
 
 
@@ -29,7 +28,8 @@ def tokenizers() -> dict[str, Any]:
 def chat(*turns: str, system: str = "") -> Example:
     roles = ("user", "assistant")
     messages = [{"role": roles[i % 2], "content": text} for i, text in enumerate(turns)]
-    return Example(messages=tuple([*([{"role": "system", "content": system}] if system else []), *messages]))
+    first = [{"role": "system", "content": system}] if system else []
+    return Example(messages=(*first, *messages))
 
 
 def encode(tokenizer: Any, example: Example, loss_on: LossOn = "assistant", task: str = "chat") -> EncodedRow:
@@ -169,7 +169,8 @@ def test_an_unknown_template_is_masked_turn_by_turn() -> None:
 def test_a_template_with_markers_of_its_own_is_believed() -> None:
     tokenizer = build_tokenizer("qwen2")
     tokenizer.chat_template = (
-        "{% for m in messages %}{% if m.role == 'assistant' %}A:{% generation %}{{ m.content }}<|im_end|>{% endgeneration %}"
+        "{% for m in messages %}{% if m.role == 'assistant' %}A:"
+        "{% generation %}{{ m.content }}<|im_end|>{% endgeneration %}"
         "{% else %}Q:{{ m.content }}{% endif %}\n{% endfor %}{% if add_generation_prompt %}A:{% endif %}"
     )
     assert supervised(tokenizer, encode(tokenizer, chat("One?", "first"))) == ["first<|im_end|>"]
@@ -186,7 +187,9 @@ def test_a_template_without_an_end_token_gets_one() -> None:
 def test_a_template_that_hides_its_turns_names_the_ways_out() -> None:
     tokenizer = build_tokenizer("qwen2")
     tokenizer.chat_template = TRAILING_TEMPLATE
-    with pytest.raises(InvalidSpecError, match=r"no \{% generation %\} markers.*dataset\.lossOn: all.*model\.chatTemplate"):
+    with pytest.raises(
+        InvalidSpecError, match=r"no \{% generation %\} markers.*dataset\.lossOn: all.*model\.chatTemplate"
+    ):
         encode(tokenizer, chat("One?", "first", "Two?", "second"))
     assert all(encode(tokenizer, chat("One?", "first", "Two?", "second"), "all").mask)
 
@@ -210,7 +213,10 @@ def test_messages_on_a_model_without_a_template_name_the_ways_out() -> None:
 def test_a_token_across_the_border_is_trained_as_a_server_would_see_it() -> None:
     tokenizer = build_tokenizer("llama")
     prompt, completion = "News: the p", "rofit rose by ten percent"
-    assert tokenizer(prompt + completion)["input_ids"][: len(tokenizer(prompt)["input_ids"])] != tokenizer(prompt)["input_ids"]
+    assert (
+        tokenizer(prompt + completion)["input_ids"][: len(tokenizer(prompt)["input_ids"])]
+        != tokenizer(prompt)["input_ids"]
+    )
     row = encode(tokenizer, Example(prompt=prompt, completion=completion), "completion", "completion")
     assert row.input_ids[: len(row.prompt_ids)] == tokenizer(prompt)["input_ids"]
     assert tokenizer.decode(row.input_ids, skip_special_tokens=True) == prompt + completion

@@ -63,7 +63,7 @@ def test_an_infinite_gradient_stops_before_the_optimizer_spreads_it(
 
     monkeypatch.setattr(StageTrainer, "training_step", poisoned)
     job = TrainingJob(tmp_path, eval_rows=0)
-    with pytest.raises(NonFiniteLossError, match="the gradient norm became (inf|nan) at step 3"):
+    with pytest.raises(NonFiniteLossError, match=r"the gradient norm became (inf|nan) at step 3"):
         execute(job.run())
     assert job.checkpoint_steps() == [2]
 
@@ -85,7 +85,7 @@ def test_weights_that_are_not_finite_are_never_saved(tmp_path: Path, monkeypatch
 @pytest.mark.parametrize("method", ["lora", "full"])
 def test_unchanged_weights_are_no_success(tmp_path: Path, method: str) -> None:
     job = TrainingJob(tmp_path, eval_rows=0, method={"type": method}, training={"learning_rate": 1e-45})
-    with pytest.raises(LearnedNothingError, match="unchanged after training: raise training.learningRate"):
+    with pytest.raises(LearnedNothingError, match=r"unchanged after training: raise training.learningRate"):
         execute(job.run())
     assert not job.workspace.tuned.exists()
 
@@ -165,7 +165,7 @@ def test_bytes_that_the_volume_changes_are_noticed_before_an_older_checkpoint_go
 
     monkeypatch.setattr(CheckpointStore, "_publish", lossy)
     job = TrainingJob(tmp_path, eval_rows=0)
-    with pytest.raises(OutputUnwritableError, match="optimizer.pt has 0 bytes"):
+    with pytest.raises(OutputUnwritableError, match=r"optimizer.pt has 0 bytes"):
         execute(job.run())
     assert assembly.checkpoint_store(job.run()).verified(4) is not None
 
@@ -189,9 +189,14 @@ def test_an_extra_field_that_cannot_be_set_is_named(tmp_path: Path, extra: dict[
 
 
 def test_an_extra_field_reaches_the_optimizer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    seen = []
+    seen: list[Any] = []
     create = StageTrainer.create_optimizer
-    monkeypatch.setattr(StageTrainer, "create_optimizer", lambda self, *a: seen.append(create(self, *a)) or seen[-1])
+
+    def spy(self: StageTrainer, *arguments: Any) -> Any:
+        seen.append(create(self, *arguments))
+        return seen[-1]
+
+    monkeypatch.setattr(StageTrainer, "create_optimizer", spy)
     execute(TrainingJob(tmp_path, eval_rows=0, spec={"training": {"extra": {"adam_beta2": 0.9}}}).run())
     assert seen[0].defaults["betas"] == (0.9, 0.9)
 

@@ -115,7 +115,7 @@ def test_an_evaluation_that_was_due_is_made_up_for(tmp_path: Path) -> None:
 
 def test_sigterm_before_the_first_step_ends_without_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     job = TrainingJob(tmp_path)
-    load = assembly.load_model
+    load = assembly.load_model  # type: ignore[attr-defined]
 
     def interrupted(*arguments: Any) -> Any:
         os.kill(os.getpid(), signal.SIGTERM)
@@ -134,7 +134,7 @@ def test_sigterm_during_an_evaluation_cuts_it_short_and_saves(tmp_path: Path, mo
     execute(whole)
     job = TrainingJob(tmp_path / "cut")
     evaluated = StageTrainer._evaluated
-    calls = []
+    calls: list[Any] = []
 
     def interrupted(self: StageTrainer, batch: Any) -> Any:
         if not calls:

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from finetune_trainer.stages.train import execute
-from training_job import SOURCE, TrainingJob
+from training_job import SOURCE, TrainingJob, metrics_of
 
 pytestmark = pytest.mark.trainer
 FAMILIES = ("llama", "qwen3", "phi3", "gemma3")
@@ -23,7 +23,7 @@ def test_a_lora_run_learns_reports_and_leaves_an_adapter(tmp_path: Path, family:
     assert losses[8] < losses[1] - 0.1
     assert [*run.progress.eval_losses()] == [4, 8]
     assert result.outcome == "Succeeded"
-    assert result.metrics is not None and result.metrics.loss == losses[8]
+    assert metrics_of(result).loss == losses[8]
     assert [point.step for point in result.history] == [1, 2, 3, 4, 5, 6, 7, 8]
     assert result.history[7].eval_loss == run.progress.eval_losses()[8]
     assert all(torch.isfinite(tensor).all() for tensor in job.adapter().values())
@@ -70,6 +70,7 @@ def test_tokens_per_second_counts_real_tokens_and_no_padding(tmp_path: Path) -> 
     original = callbacks.ProgressReporter._tokens_per_second
 
     def spy(self: callbacks.ProgressReporter) -> float | None:
+        assert self.trainer is not None
         counted.append(self.trainer.real_tokens)
         return original(self)
 
@@ -83,7 +84,10 @@ def test_tokens_per_second_counts_real_tokens_and_no_padding(tmp_path: Path) -> 
 def test_the_measured_peak_goes_into_metrics_and_plan(tmp_path: Path) -> None:
     result = execute(TrainingJob(tmp_path, eval_rows=0).run())
     assert result.plan is not None
-    assert result.plan.memory.measured_peak_bytes == result.metrics.peak_memory_bytes > 2**20
+    peak = result.plan.memory.measured_peak_bytes
+    assert peak is not None
+    assert peak == metrics_of(result).peak_memory_bytes
+    assert peak > 2**20
     assert result.plan.memory.estimated_bytes == 6
 
 
@@ -105,7 +109,7 @@ def test_full_tuning_leaves_a_whole_model_that_loads(tmp_path: Path) -> None:
     job = TrainingJob(tmp_path, method={"type": "full", "rank": None, "alpha": None}, training={"learning_rate": 1e-3})
     run = job.run()
     result = execute(run)
-    assert result.metrics.eval_loss < 6.2
+    assert metrics_of(result).eval_loss < 6.2
     tuned, base = load_tuned(run), load_model(job.workspace.model, "fp32", "sdpa")
     assert any(not torch.equal(a, b) for a, b in zip(tuned.parameters(), base.parameters(), strict=True))
     assert not (job.workspace.tuned / "adapter_config.json").exists()

@@ -154,7 +154,7 @@ def test_a_checkpoint_of_another_plan_is_refused(tmp_path: Path, change: str, va
     job = TrainingJob(tmp_path, eval_rows=0)
     crash(job, at=3)
     job.replan(**{change: value})
-    with pytest.raises(InvalidSpecError, match="checkpoint-2 belongs to another plan.*delete .*checkpoints"):
+    with pytest.raises(InvalidSpecError, match=r"checkpoint-2 belongs to another plan.*delete .*checkpoints"):
         execute(job.run(attempt=2))
 
 
@@ -184,7 +184,7 @@ def test_a_writer_that_is_overtaken_aborts_before_its_next_checkpoint(tmp_path: 
     run = job.run(attempt=1)
 
     class Overtaken(RecordedProgress):
-        def update(self, step: int, total_steps: int, **values: Any) -> None:
+        def update(self, step: int, _total: int, **_values: Any) -> None:
             if step == 3:
                 ownership.enter_attempt(job.folder, job.run(attempt=2).request)
 

@@ -55,7 +55,7 @@ def _nearest(path: Path, root: Path) -> str:
     place = f"folder {folder.relative_to(root)}" if folder != root else "the claim"
     try:
         held = listing(folder)
-        similar = get_close_matches(missing.name, [entry.name for entry in folder.iterdir()], n=1, cutoff=0.6)
+        similar = get_close_matches(missing.name, [entry.name for entry in folder.iterdir()], n=1, cutoff=0.5)
     except OSError as error:
         return f"{place} cannot be read: {error.strerror}"
     return f"{place} holds {held}" + (f"; did you mean {similar[0]}?" if similar else "")

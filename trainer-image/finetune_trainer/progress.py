@@ -5,7 +5,7 @@ not decide anything about the job, and answers nothing but GET.
 """
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -151,7 +151,7 @@ class ProgressServer:
 
     def __init__(self, progress: StageProgress, host: str, port: int) -> None:
         registry = CollectorRegistry()
-        registry.register(_Collector(progress))  # type: ignore[no-untyped-call]
+        registry.register(_Collector(progress))
         self._server = ThreadingHTTPServer((host, port), _handler(progress, registry))
         self._server.daemon_threads = True
         self._thread = threading.Thread(target=self._server.serve_forever, name="progress", daemon=True)
@@ -171,7 +171,7 @@ class ProgressServer:
 
 
 def _handler(progress: StageProgress, registry: CollectorRegistry) -> type[BaseHTTPRequestHandler]:
-    pages = {
+    pages: dict[str, tuple[str, Callable[[], str]]] = {
         "/progress": ("application/json", lambda: progress.report().model_dump_json(by_alias=True, exclude_none=True)),
         "/metrics": (CONTENT_TYPE_LATEST, lambda: generate_latest(registry).decode()),
     }

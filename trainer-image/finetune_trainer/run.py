@@ -1,5 +1,6 @@
 """A Run: what one call of a stage works with. The only reader of the environment and of the mount layout."""
 
+import math
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -100,9 +101,10 @@ class Run:
 
     @property
     def threads(self) -> int:
-        """Threads for computation: the pod's cores, else the machine's."""
+        """Threads for computation: the pod's cores, a part of one counted whole; else the machine's."""
         limit = self.request.cpu_limit
-        return max(1, int(limit)) if limit else len(os.sched_getaffinity(0))
+        cores = len(os.sched_getaffinity(0))
+        return min(cores, math.ceil(limit)) if limit else cores
 
     @property
     def rank(self) -> int:

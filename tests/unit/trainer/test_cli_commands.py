@@ -48,7 +48,10 @@ def run_job(tmp_path: Path, text: str, *claims: str) -> int:
 
 def test_a_claim_without_a_folder_is_asked_for(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run_job(tmp_path, JOB) == ExitCode.INVALID_SPEC
-    assert "pvc://models/tiny names the claim 'models': give its folder with --claim models=PATH" in capsys.readouterr().out
+    assert (
+        "pvc://models/tiny names the claim 'models': give its folder with --claim models=PATH"
+        in capsys.readouterr().out
+    )
 
 
 def test_a_claim_that_is_no_folder_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -187,7 +187,9 @@ def test_a_request_for_another_stage_is_refused(pod: Pod) -> None:
 
 
 @pytest.mark.parametrize(("stage", "want"), [(Stage.PREPARE, None), (Stage.TRAIN, "1")])
-def test_only_prepare_may_reach_a_hub(pod: Pod, monkeypatch: pytest.MonkeyPatch, stage: Stage, want: str | None) -> None:
+def test_only_prepare_may_reach_a_hub(
+    pod: Pod, monkeypatch: pytest.MonkeyPatch, stage: Stage, want: str | None
+) -> None:
     monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
     found: dict[str, str | None] = {}
     pod.run(lambda _: found.update(os.environ), stage, model={"source": "hf://org/name"})

@@ -104,8 +104,8 @@ def test_tab_separated_rows_are_read(tmp_path: Path) -> None:
 
 
 def test_parquet_rows_are_counted_as_rows(tmp_path: Path) -> None:
-    import pyarrow
-    import pyarrow.parquet
+    import pyarrow  # type: ignore[import-untyped]
+    import pyarrow.parquet  # type: ignore[import-untyped]
 
     path = tmp_path / "a.parquet"
     pyarrow.parquet.write_table(pyarrow.table({"text": ["x", "y"]}), path)

@@ -1,4 +1,5 @@
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -99,6 +100,6 @@ def test_logits_never_exceed_a_tile() -> None:
         ("model name: bf16 in a name only\n", False),
     ],
 )
-def test_bf16_is_native_where_the_kernel_says_so(tmp_path, text: str, want: bool) -> None:  # type: ignore[no-untyped-def]
+def test_bf16_is_native_where_the_kernel_says_so(tmp_path: Path, text: str, want: bool) -> None:
     (tmp_path / "cpuinfo").write_text(text)
     assert multiplies_bf16(tmp_path / "cpuinfo") is want

@@ -38,7 +38,9 @@ CPU = Machine(accelerator=False, cpu_bf16=False, memory_limit=None)
 GPU = Machine(accelerator=True, cpu_bf16=False, memory_limit=16 * GIB)
 
 
-def data(rows: int = 1000, longest: int = 100, *, eval_rows: int = 50, fmt: str = "messages", distinct: int = 51) -> DataFacts:
+def data(
+    rows: int = 1000, longest: int = 100, *, eval_rows: int = 50, fmt: str = "messages", distinct: int = 51
+) -> DataFacts:
     report = DatasetReport.model_validate({"format": fmt, "train_rows": rows, "eval_rows": eval_rows})
     return DataFacts(report, [longest, *[10] * (rows - 1)], "assistant", distinct, 0.5)
 
@@ -98,13 +100,20 @@ def test_given_batch_sizes_are_kept(training: dict[str, int], want: tuple[int, i
 
 
 def test_batch_sizes_that_do_not_divide_name_the_nearest() -> None:
-    with pytest.raises(InvalidSpecError, match="batchSize: 10 is not a multiple of .*: 4; set batchSize to 8 or 12"):
+    with pytest.raises(InvalidSpecError, match=r"batchSize: 10 is not a multiple of .*: 4; set batchSize to 8 or 12"):
         plan(training={"batchSize": 10, "microBatchSize": 4})
 
 
 @pytest.mark.parametrize(
     ("longest", "asked", "want"),
-    [(7, "auto", 16), (100, "auto", 104), (513, "auto", 576), (2048, "auto", 2048), (2040, "auto", 2048), (9, 512, 512)],
+    [
+        (7, "auto", 16),
+        (100, "auto", 104),
+        (513, "auto", 576),
+        (2048, "auto", 2048),
+        (2040, "auto", 2048),
+        (9, 512, 512),
+    ],
 )
 def test_the_length_is_that_of_the_longest_row_rounded_up(longest: int, asked: Any, want: int) -> None:
     dataset = {"train": {"source": "pvc://d/t.jsonl"}, "maxLength": asked}
@@ -233,7 +242,9 @@ def test_every_checkpoint_falls_on_a_logged_step(
         ("chat", data(eval_rows=0), {}, []),
     ],
 )
-def test_metrics_follow_from_task_and_rows(task: str, rows: DataFacts, evaluation: dict[str, Any], want: list[str]) -> None:
+def test_metrics_follow_from_task_and_rows(
+    task: str, rows: DataFacts, evaluation: dict[str, Any], want: list[str]
+) -> None:
     assert plan(rows=rows, task=task, evaluation=evaluation).metrics == want
 
 
@@ -243,7 +254,7 @@ def test_a_metric_of_answers_is_refused_for_rows_without_answers() -> None:
 
 
 def test_gates_without_held_out_rows_are_refused() -> None:
-    with pytest.raises(InvalidSpecError, match="evaluation.gates needs held-out rows"):
+    with pytest.raises(InvalidSpecError, match=r"evaluation\.gates needs held-out rows"):
         plan(rows=data(eval_rows=0), evaluation={"gates": [{"metric": "eval_loss", "atMost": 1}]})
 
 
@@ -283,7 +294,8 @@ def test_an_accelerators_memory_is_not_the_pods() -> None:
 
 
 @pytest.mark.parametrize(
-    ("lengths", "capacity", "want"), [([], 8, 0), ([8, 8], 8, 2), ([4, 4, 4], 8, 2), ([5, 4, 3, 2, 1], 8, 2), ([9], 8, 1)]
+    ("lengths", "capacity", "want"),
+    [([], 8, 0), ([8, 8], 8, 2), ([4, 4, 4], 8, 2), ([5, 4, 3, 2, 1], 8, 2), ([9], 8, 1)],
 )
 def test_packing_counts_sequences_best_fit_first(lengths: list[int], capacity: int, want: int) -> None:
     assert packed_count(lengths, capacity) == want

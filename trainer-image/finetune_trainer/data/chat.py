@@ -6,7 +6,6 @@ after it. Must not guess: where turns cannot be told apart, the job is refused w
 """
 
 from dataclasses import dataclass
-from os.path import commonprefix
 from typing import Any
 
 from jinja2 import TemplateError, TemplateSyntaxError
@@ -71,7 +70,7 @@ class ChatRenderer:
             asked, told = self._render(question, add_generation_prompt=True), self._render(question)
         except UnusableRowError:
             return ""
-        return asked[len(commonprefix([asked, told])) :]
+        return asked[_shared_length(asked, told) :]
 
     def _check_syntax(self) -> None:
         try:
@@ -165,8 +164,13 @@ def _joined(spans: list[Span]) -> list[Span]:
     return joined
 
 
+def _shared_length(one: str, other: str) -> int:
+    """Characters that both texts begin with."""
+    return next((i for i, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other)))
+
+
 def _after_cue(text: str, span: Span, cue: str) -> Span:
-    """`span` without the end of the cue, which some templates put into the answer: a server writes it, not the model."""
+    """`span` without the end of the cue, which some templates put into the answer: a server writes that."""
     start, end = span
     inside = next((k for k in range(1, len(cue)) if text[: start + k].endswith(cue)), 0)
     return (start + inside, end) if start + inside < end else span

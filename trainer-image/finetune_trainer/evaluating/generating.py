@@ -16,8 +16,6 @@ from finetune_trainer.evaluating.text_metrics import Answer
 
 MARGIN = 16
 """Tokens beyond the longest reference: enough to see that an answer went on, so exact-match cannot change."""
-TAIL = 2
-"""Last supervised tokens of a row among which the end of its turn is looked for: the marker and a line break."""
 
 
 def stop_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, rows: Sequence[EvalRow]) -> list[int]:
@@ -29,9 +27,20 @@ def stop_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, rows: S
     found = {*(own if isinstance(own, list) else [own]), tokenizer.eos_token_id}
     special = {*tokenizer.all_special_ids, *(i for i, t in tokenizer.added_tokens_decoder.items() if t.special)}
     for row in rows:
-        answer = [token for token, carries in zip(row.input_ids, row.completion_mask, strict=True) if carries]
-        found |= special.intersection(answer[-TAIL:])
+        found |= _ending(row, special, tokenizer)
     return sorted(int(token) for token in found if token is not None)
+
+
+def _ending(row: EvalRow, special: set[int], tokenizer: PreTrainedTokenizerBase) -> set[int]:
+    """Special tokens after the last text of the answer; only white space may stand between them."""
+    found: set[int] = set()
+    for place in reversed(row.supervised):
+        token = row.input_ids[place]
+        if token in special:
+            found.add(token)
+        elif tokenizer.decode([token]).strip():
+            break
+    return found
 
 
 def answer_limit(rows: Sequence[EvalRow], tokenizer: PreTrainedTokenizerBase, longest: int) -> int:

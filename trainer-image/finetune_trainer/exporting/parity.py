@@ -96,8 +96,9 @@ def _ratio(nll: float, tokens: int) -> float | None:
 
 
 def _log_softmax(logits: np.ndarray) -> np.ndarray:
-    shifted = logits.astype(np.float64) - logits.max(axis=1, keepdims=True)
-    return np.asarray(shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True)))
+    with np.errstate(invalid="ignore"):  # infinite logits become NaN, which no limit allows
+        shifted = logits.astype(np.float64) - logits.max(axis=1, keepdims=True)
+        return np.asarray(shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True)))
 
 
 def greedy_gap(logits: np.ndarray, tokens: Sequence[int]) -> float:

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from finetune_api.contract import JobRef
-from finetune_trainer.errors import OutputUnwritableError
+from finetune_trainer.errors import OutputUnwritableError, StageError
 from finetune_trainer.result import sync_directory
 from finetune_trainer.run import Run
 
@@ -126,6 +126,8 @@ def writing(field: str, folder: Path) -> Iterator[None]:
 
 
 def _unwritable(error: Exception) -> str | None:
+    if isinstance(error, StageError):
+        return None
     number = getattr(error, "errno", None)
     # safetensors and onnx report a full disk through classes of their own.
     if number in _FULL or any(text in str(error) for text in _FULL_TEXTS):

@@ -29,7 +29,9 @@ def convert_gguf(weights: Path, target: Path, uri: str) -> None:
             quantization_config=GgufConfig(dequantize=True),
             local_files_only=True,
         )
-    except (ValueError, KeyError, OSError, RuntimeError, NotImplementedError, TypeError, IndexError) as error:
+    except MemoryError:
+        raise
+    except Exception as error:  # whatever a parser stumbles over, the file is at fault
         raise InvalidModelError(f"{uri}: {name} cannot be read: {error}") from error
     model = _plain(loaded)
     target.mkdir(parents=True)

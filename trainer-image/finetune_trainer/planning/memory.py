@@ -8,7 +8,7 @@
                  LOGITS_WHOLE_BYTES at once, because beyond it the head is computed in tiles
     runtime      interpreter, PyTorch, transformers, TRL, PEFT and the allocator's slack
 
-The error against measured peaks of small runs is in tests/trainer/test_memory_estimate.py. Must not look at the machine.
+tests/trainer/test_memory_estimate.py holds the error against measured peaks. Must not look at the machine.
 """
 
 from dataclasses import dataclass

@@ -5,15 +5,16 @@ Must not load anything.
 """
 
 from difflib import get_close_matches
-from typing import Any, get_type_hints
+from typing import TYPE_CHECKING, Any, get_type_hints
 
 import torch
 from pydantic import TypeAdapter, ValidationError
-from transformers import TrainingArguments
-from trl import SFTConfig
 
 from finetune_trainer.errors import InvalidSpecError, NotSupportedError
 from finetune_trainer.run import Run
+
+if TYPE_CHECKING:
+    from trl import SFTConfig
 
 TYPED = {
     "num_train_epochs": "training.epochs",
@@ -75,6 +76,10 @@ METRICS = ("eval_loss", "perplexity")
 
 def check_extra(extra: dict[str, Any]) -> None:
     """Raises InvalidSpecError for a field of training.extra that is unknown, typed elsewhere, or not for users."""
+    if not extra:
+        return
+    from transformers import TrainingArguments
+
     known = get_type_hints(TrainingArguments)
     for name, value in extra.items():
         if name in TYPED:
@@ -111,8 +116,10 @@ def check_supported(run: Run) -> None:
     check_extra(run.spec.training.extra)
 
 
-def sft_config(run: Run) -> SFTConfig:
+def sft_config(run: Run) -> "SFTConfig":
     """The arguments of this run. Raises InvalidSpecError for values that the installed version refuses."""
+    from trl import SFTConfig  # seconds, which prepare spends on nothing when it only checks training.extra
+
     try:
         return SFTConfig(**_of_plan(run), **_of_spec(run), **_ours(run), **run.spec.training.extra)
     except (TypeError, ValueError) as error:

@@ -13,7 +13,7 @@ _RESET_PEAK = "5"
 
 
 def reset_peak() -> None:
-    """Forget earlier peaks, so that `peak_bytes` speaks of what follows. Without /proc it speaks of the whole process."""
+    """Forget earlier peaks, so that `peak_bytes` speaks of what follows. Without /proc: of the whole process."""
     if torch.cuda.is_available():
         torch.cuda.reset_peak_memory_stats()
     with suppress(OSError):

@@ -33,7 +33,8 @@ def packed(rows: Dataset, max_length: int, cache: Path) -> Dataset:
     from trl import pack_dataset
 
     cache.parent.mkdir(parents=True, exist_ok=True)
-    arguments = {"cache_file_name": str(cache), "load_from_cache_file": False}
+    # One batch of all rows: the plan counted sequences over the whole set.
+    arguments = {"cache_file_name": str(cache), "load_from_cache_file": False, "batch_size": len(rows)}
     return pack_dataset(rows, max_length, "bfd", arguments)
 
 
@@ -61,7 +62,7 @@ def rows_digest(folder: Path) -> str:
 
 @dataclass(frozen=True)
 class RowCollator:
-    """Rows -> input_ids, labels (int64 [rows, longest]), real_tokens, and attention_mask or, packed, position_ids.
+    """Rows -> input_ids, labels (int64 [rows, longest]), real_tokens (int), and attention_mask or, packed, position_ids.
 
     Padding is on the right. Packed rows carry position_ids that start again at each document and no attention_mask:
     from these transformers masks attention across documents, and the first token of a document carries no loss,
@@ -71,7 +72,7 @@ class RowCollator:
     pad_token_id: int
     multiple: int = 1
 
-    def __call__(self, rows: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
+    def __call__(self, rows: list[dict[str, Any]]) -> dict[str, Any]:
         """One batch of at least one row."""
         longest = max(len(row["input_ids"]) for row in rows)
         shape = (len(rows), -(-longest // self.multiple) * self.multiple)
@@ -83,8 +84,8 @@ class RowCollator:
         }
         for i, row in enumerate(rows):
             _fill(batch, i, row)
-        batch["real_tokens"] = torch.tensor(sum(len(row["input_ids"]) for row in rows))
-        return batch
+        real_tokens = sum(len(row["input_ids"]) for row in rows)
+        return {**batch, "real_tokens": real_tokens}
 
 
 def _fill(batch: dict[str, torch.Tensor], i: int, row: dict[str, Any]) -> None:

@@ -72,7 +72,7 @@ class StageTrainer(SFTTrainer):
 
     def training_step(self, model: Any, inputs: dict[str, Any], *arguments: Any, **options: Any) -> torch.Tensor:
         """One forward and backward pass; counts the real tokens."""
-        self.real_tokens += int(inputs["real_tokens"])
+        self.real_tokens += inputs["real_tokens"]
         loss = super().training_step(model, inputs, *arguments, **options)
         self._step_loss = self._step_loss.to(loss.device) + loss
         return loss
@@ -105,7 +105,7 @@ class StageTrainer(SFTTrainer):
         return self._evaluation_done(totals)
 
     @torch.no_grad()
-    def _evaluated(self, batch: dict[str, torch.Tensor]) -> torch.Tensor:
+    def _evaluated(self, batch: dict[str, Any]) -> torch.Tensor:
         batch.pop("real_tokens")
         with self.compute_loss_context_manager():
             total, count = self._nll(self.model, self._prepare_inputs(batch))
@@ -168,6 +168,8 @@ class StageTrainer(SFTTrainer):
             self._tidy(self._staging / f"{PREFIX}{step}")
             found = self.store.commit(step, finished=self._is_finished(), protect=self._protected())
         except (OSError, SafetensorError, RuntimeError) as error:
+            if not isinstance(error, OSError) and not _is_full(error):
+                raise
             raise self._unwritable(error, step) from error
         finally:
             if self._staging is not None:
@@ -190,12 +192,9 @@ class StageTrainer(SFTTrainer):
         best = self.state.best_global_step
         return {best} if best and self.run.spec.training.load_best else set()
 
-    def _unwritable(self, error: Exception, step: int) -> Exception:
-        full = getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or any(t in str(error) for t in _FULL)
-        if not full and not isinstance(error, OSError):
-            return error
+    def _unwritable(self, error: Exception, step: int) -> OutputUnwritableError:
         size = self.run.spec.output.workspace.size
-        cause = "the workspace is full" if full else "the workspace cannot be written"
+        cause = "the workspace is full" if _is_full(error) else "the workspace cannot be written"
         return OutputUnwritableError(
             f"{cause}: the checkpoint of step {step} was not saved ({error}). "
             f"Raise output.workspace.size (now {size}) or lower training.keepCheckpoints; earlier checkpoints are whole"
@@ -206,3 +205,8 @@ class StageTrainer(SFTTrainer):
 
     def _send_telemetry(self) -> None:
         """Nothing about a job leaves the pod."""
+
+
+def _is_full(error: Exception) -> bool:
+    """safetensors and torch report a full volume in words of their own, without errno."""
+    return getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or any(text in str(error) for text in _FULL)
