@@ -1,6 +1,8 @@
 """`finetune-operator`: reads the settings from the environment and runs one replica."""
 
 import asyncio
+import logging
+import os
 import sys
 
 from pydantic import ValidationError
@@ -17,7 +19,10 @@ def main() -> None:
         sys.stderr.write(_explain(error))
         sys.exit(2)
     logs.configure(settings.log_level, settings.log_format)
-    sys.exit(asyncio.run(app.run(settings)))
+    code = asyncio.new_event_loop().run_until_complete(app.run(settings))
+    logging.shutdown()
+    # Not sys.exit: kopf may leave a task that no cancellation ends, and a process that stays would watch nothing.
+    os._exit(code)
 
 
 def _explain(error: ValidationError) -> str:

@@ -74,7 +74,7 @@ class OperatorSettings(BaseSettings):
     progress_concurrency: Annotated[int, Field(ge=1)] = 32
     """Readings at the same time."""
     progress_access: Literal["auto", "direct", "proxy"] = "auto"
-    """Whether pods are read at their own address, through the API server, or (auto) through it where the address fails."""
+    """Whether pods are read at their address, through the API server, or (auto) through it where the address fails."""
 
     http_host: str = ""
     """Address of /healthz, /readyz and /metrics; empty means every address, IPv4 and IPv6."""

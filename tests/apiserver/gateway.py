@@ -69,7 +69,7 @@ class Gateway:
         self.after_write: Callable[[Request], None] = lambda _request: None
         self.silent: frozenset[str] = frozenset()
         """Resources whose watches bring nothing."""
-        self._watches: list[web.BaseRequest] = []
+        self._watches: list[tuple[str, web.BaseRequest]] = []
 
     @property
     def url(self) -> str:
@@ -144,7 +144,7 @@ class Gateway:
     ) -> web.StreamResponse:
         response = web.StreamResponse(headers={"Content-Type": "application/json"})
         await response.prepare(raw)
-        self._watches.append(raw)
+        self._watches.append((request.resource, raw))
         try:
             async for line in answer.content:
                 if request.resource not in self.silent or json.loads(line)["type"] == "BOOKMARK":
@@ -152,12 +152,16 @@ class Gateway:
         except ConnectionResetError:
             pass  # the operator is gone
         finally:
-            self._watches.remove(raw)
+            self._watches.remove((request.resource, raw))
         return response
+
+    def open_watches(self) -> set[str]:
+        """Resources that are being watched."""
+        return {resource for resource, _ in self._watches}
 
     def break_watches(self) -> None:
         """Close the connections of all watches, so that they are opened again."""
-        for raw in [*self._watches]:
+        for _, raw in [*self._watches]:
             if raw.transport is not None:
                 self._loop.call_soon_threadsafe(raw.transport.abort)
 

@@ -85,7 +85,28 @@ def test_without_the_crd_it_says_so_and_waits(installed: Installation) -> None:
 def test_a_crd_that_vanishes_ends_the_process_so_that_it_is_started_again(installed: Installation) -> None:
     operator = installed.operator()
     operator.start().wait_ready()
-    installed.team.wait("the watch is open", lambda: any(r.verb == "watch" for r in installed.gateway.requests))
+    installed.team.wait("the watches are open", lambda: len(installed.gateway.open_watches()) == 3)
     installed.gateway.spoil = no_such_resource
     installed.gateway.break_watches()
     assert operator.ended(within=60) == 1
+
+
+def test_credentials_that_expire_are_renewed(installed: Installation) -> None:
+    team, expired = installed.team, set[str]()
+    operator = installed.operator()
+    operator.start().wait_ready()
+    team.wait("the watches are open", lambda: len(installed.gateway.open_watches()) == 3)
+
+    def refuse_once(request: Request) -> Spoiled | None:
+        if request.verb != "watch" or request.resource in expired:
+            return None
+        expired.add(request.resource)
+        return Spoiled(401, "Unauthorized")
+
+    installed.gateway.spoil = refuse_once
+    installed.gateway.break_watches()
+    team.wait("all were refused", lambda: len(expired) == 3)
+    team.wait("the watches are open again", lambda: len(installed.gateway.open_watches()) == 3)
+    team.submit("support-bot")
+    team.advance_to("support-bot", Stage.TRAIN)
+    assert operator.alive

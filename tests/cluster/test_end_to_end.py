@@ -40,7 +40,7 @@ def test_a_job_ends_with_a_tuned_evaluated_and_exported_model(jobs: FineTuneJobs
 
 def _assert_columns(jobs: FineTuneJobs) -> None:
     header, row = jobs.kubectl("get", "ftj", "good", "-n", jobs.namespace).splitlines()
-    assert header.split() == ["NAME", "PHASE", "METHOD", "MODEL", "PROGRESS", "LOSS", "EVAL", "ETA", "AGE"]
+    assert header.split() == ["NAME", "PHASE", "METHOD", "MODEL", "PROGRESS%", "LOSS", "EVAL", "ETA(S)", "AGE"]
     assert row.split()[:4] == ["good", "Succeeded", "lora", "pvc://assets/tiny-llama"]
     described = jobs.kubectl("describe", "ftj", "good", "-n", jobs.namespace)
     for reason in ("Prepared", "Trained", "Evaluated", "Exported", "Succeeded"):

@@ -5,10 +5,10 @@ import shutil
 from pathlib import Path
 
 import pytest
-from tiny_models import build_tiny_model
 
 from finetune_api.exit_codes import ExitCode
 from finetune_trainer.cli import main
+from tiny_models import build_tiny_model
 
 pytestmark = pytest.mark.trainer
 JOB = """

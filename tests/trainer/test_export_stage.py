@@ -1,8 +1,6 @@
 """Stage export: what is published, what is refused, and what a killed export leaves. Without ONNX, which is slower to build."""
 
 import json
-import os
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +11,12 @@ from safetensors.torch import load_file
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from finetune_trainer.errors import OutputUnwritableError, ParityError, PreemptedError
-from finetune_trainer.exporting import formats, publishing
-from finetune_trainer.exporting import report as reports
+from finetune_trainer.exporting import formats
 from finetune_trainer.exporting.digests import digest, list_files
 from finetune_trainer.ownership import enter_attempt
 from finetune_trainer.run import Run
 from finetune_trainer.stages import export
+from killed_export import KILL_POINTS, KILLED, export_until
 from tiny_models import FAMILIES, build_tiny_model
 from tuned_runs import chat_rows, keep_rows, make_run, make_tuned_run, tune
 
@@ -244,51 +242,25 @@ def test_a_second_call_keeps_what_is_whole_and_repairs_what_is_not(tmp_path: Pat
     assert (published(run) / "merged" / "model.safetensors").stat().st_ino == kept
 
 
-def _die() -> None:
-    os._exit(137)
-
-
-def _die_before(target: Any, name: str, monkeypatch: pytest.MonkeyPatch, call: int) -> None:
-    right: Callable[..., Any] = getattr(target, name)
-    calls: list[int] = []
-
-    def dying(*arguments: Any, **keywords: Any) -> Any:
-        calls.append(1)
-        if len(calls) == call:
-            _die()
-        return right(*arguments, **keywords)
-
-    monkeypatch.setattr(target, name, dying)
-
-
-KILL_POINTS = {
-    "while the yardstick is made": (export, "compute", 1),
-    "after the first artefact was written": (export, "list_files", 1),
-    "between making it durable and renaming": (publishing, "_sync_tree", 1),
-    "while the old one is moved away": (publishing, "remove", 4),
-    "after the rename and before the report": (reports.Report, "add", 1),
-    "in the second artefact": (export, "prove_logits", 2),
-    "before the card": (export, "model_card", 1),
-}
-
-
 @pytest.mark.parametrize("point", KILL_POINTS)
-def test_a_killed_export_called_again_ends_with_the_same_artefacts(
-    point: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_killed_export_called_again_ends_with_the_same_artefacts(point: str, tmp_path: Path) -> None:
     run = tuned_run(tmp_path)
-    request = run.request.model_copy(update={"cpu_limit": 1.0})  # a forked child must not meet a pool of threads
-    single = Run(request, run.workspace, run.claim_path, run.progress)
-    torch.set_num_threads(1)
-    child = os.fork()
-    if child == 0:
-        _die_before(*KILL_POINTS[point][:2], monkeypatch, KILL_POINTS[point][2])
-        export.execute(single)
-        os._exit(0)
-    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 137, "the kill point was never reached"
-    artifacts = export.execute(single).artifacts
+    (tmp_path / "request.json").write_text(run.request.model_dump_json(by_alias=True, exclude_none=True))
+    assert export_until(point, tmp_path) == KILLED, "the point was never reached"
+    artifacts = export.execute(run).artifacts
     assert [a.name for a in artifacts] == ["adapter", "merged"]
     assert sorted(path.name for path in published(run).iterdir()) == ["README.md", "adapter", "merged", "report.json"]
     assert not (run.workspace.root / "export-scratch").exists()
     for artifact in artifacts:
         assert digest(list_files(published(run) / artifact.name)) == artifact.digest
+
+
+def test_a_kill_while_a_damaged_artefact_is_replaced_leaves_nothing_behind(tmp_path: Path) -> None:
+    run = tuned_run(tmp_path, exports=[ADAPTER])
+    (tmp_path / "request.json").write_text(run.request.model_dump_json(by_alias=True, exclude_none=True))
+    want = export.execute(run).artifacts
+    (published(run) / "adapter" / "adapter_model.safetensors").write_bytes(b"damaged")
+    assert export_until("after the rename and before the report", tmp_path) == KILLED
+    (published(run) / ".partial-uid-1-adapter.old").mkdir()
+    assert export.execute(run).artifacts == want
+    assert sorted(path.name for path in published(run).iterdir()) == ["README.md", "adapter", "report.json"]

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors import SafetensorError
 
 from finetune_trainer.errors import (
     InvalidSpecError,
@@ -131,15 +132,23 @@ def test_a_model_that_a_library_wrapped_after_all_is_refused(tmp_path: Path, mon
         execute(TrainingJob(tmp_path, eval_rows=0).run())
 
 
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError(28, "No space left on device"),
+        RuntimeError("[enforce fail at inline_container.cc:672] . unexpected pos 929216 vs 929104"),
+        SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)"),
+    ],
+)
 def test_a_full_workspace_names_the_field_and_leaves_earlier_checkpoints_whole(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
 ) -> None:
     job = TrainingJob(tmp_path, eval_rows=0)
     save = torch.save
 
     def full(document: Any, path: Any, *arguments: Any, **options: Any) -> None:
         if "checkpoint-4" in str(path):
-            raise OSError(28, "No space left on device", str(path))
+            raise error
         save(document, path, *arguments, **options)
 
     monkeypatch.setattr(torch, "save", full)

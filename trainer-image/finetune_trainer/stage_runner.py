@@ -188,6 +188,7 @@ def prepare_process(run: Run) -> None:
         TOKENIZERS_PARALLELISM="false",
         HF_HUB_DISABLE_TELEMETRY="1",
         HF_HUB_DISABLE_PROGRESS_BARS="1",
+        TQDM_DISABLE="1",
         HF_HOME=str(cache / "huggingface"),
         HF_DATASETS_CACHE=str(cache / "datasets"),
         XDG_CACHE_HOME=str(cache),

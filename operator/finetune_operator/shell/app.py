@@ -35,6 +35,8 @@ log = structlog.get_logger()
 
 FINISH_SECONDS = 6.0
 """Time that running work gets when the operator is asked to stop; with the rest it makes less than ten."""
+WATCHES_SECONDS = 3.0
+"""Time that kopf gets to close the watches."""
 
 
 class Operator:
@@ -96,13 +98,13 @@ class Operator:
             self._lead(True)
         await asyncio.sleep(0)  # kopf cancels what was begun after it when it ends; these must not be
         watching = asyncio.create_task(self._watch(ended_watching, stop), name="watches")
+        lost = asyncio.create_task(self.watches.ended.wait(), name="watches")
         asked = asyncio.create_task(stop.wait(), name="stop")
-        done, _ = await asyncio.wait({*background, watching, asked}, return_when=asyncio.FIRST_COMPLETED)
+        done, _ = await asyncio.wait({*background, watching, lost, asked}, return_when=asyncio.FIRST_COMPLETED)
         await self._finish(work)
-        await _end(background)
+        await _end({*background, lost, asked})
         ended_watching.set()
-        await asyncio.wait({watching}, timeout=3.0)
-        await _end({watching, asked})
+        await asyncio.wait({watching}, timeout=WATCHES_SECONDS)
         return _exit_code(done - {asked})
 
     async def _watch(self, ended: asyncio.Event, stop: asyncio.Event) -> None:

@@ -1,5 +1,6 @@
 """kopf's part: watch, reconnect, log in. Its handlers only store and enqueue, and it writes nothing on any object."""
 
+import asyncio
 import random
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -23,7 +24,9 @@ class Watches:
         self._changed = changed
         self._signs = signs
         self.registry = kopf.OperatorRegistry()
+        self.ended = asyncio.Event()
         kopf.on.login(registry=self.registry)(self._login)
+        kopf.on.cleanup(registry=self.registry)(self._on_end)
         for kind in WATCHED:
             kopf.on.event(group=kind.group, version=kind.version, plural=kind.plural, registry=self.registry)(
                 self._on_event
@@ -33,6 +36,10 @@ class Watches:
         configuration = await load_configuration()
         session = await open_session(configuration, self._signs.session_options())
         return kopf.AiohttpSession(server=configuration.host, aiohttp_session=session)
+
+    async def _on_end(self, **_: object) -> None:
+        """kopf gives up, for instance because one watch died; its own end may hang on the others (measured, 1.45.2)."""
+        self.ended.set()
 
     async def _on_event(self, event: Any, **_: object) -> None:  # noqa: ANN401 - kopf's own mapping
         self.take(event["type"], event["object"])

@@ -41,9 +41,9 @@ def test_an_adapter_needs_gradients_and_moments_for_itself_only() -> None:
     assert plan.weights == 4 * 1_000_000 + 4 * trained
 
 
-def test_full_tuning_holds_weights_in_fp32_whatever_the_computation() -> None:
+def test_full_tuning_holds_weights_in_fp32_and_what_autocast_copies() -> None:
     plan = estimate(FACTS, None, replace(SHAPE, precision="bf16"), None)
-    assert (plan.weights, plan.gradients, plan.optimizer) == (4_000_000, 4_000_000, 8_000_000)
+    assert (plan.weights, plan.gradients, plan.optimizer) == (6_000_000, 4_000_000, 8_000_000)
 
 
 def test_a_frozen_base_in_bf16_takes_half() -> None:
@@ -59,10 +59,11 @@ def test_activations_grow_with_the_tokens(change: dict[str, int], factor: float)
     assert estimate(FACTS, ADAPTER, replace(SHAPE, **change), None).activations == want  # type: ignore[arg-type]
 
 
-def test_recomputing_keeps_one_layer_in_place_of_all() -> None:
-    whole = estimate(FACTS, ADAPTER, SHAPE, None).activations
-    recomputed = estimate(FACTS, ADAPTER, replace(SHAPE, checkpointing=True), None).activations
-    assert whole / FACTS.layers < recomputed < whole / 2
+def test_recomputing_keeps_a_few_layers_in_place_of_all() -> None:
+    facts = replace(FACTS, layers=40)
+    whole = estimate(facts, ADAPTER, SHAPE, None).activations
+    recomputed = estimate(facts, ADAPTER, replace(SHAPE, checkpointing=True), None).activations
+    assert whole / 40 < recomputed < whole / 5
 
 
 def test_dropout_on_the_adapter_costs_activations() -> None:

@@ -1,6 +1,6 @@
 """How much memory training takes, before anything is loaded. Pure arithmetic over shapes.
 
-    weights      base in its number format (full tuning trains in fp32), adapter and modulesToSave in fp32
+    weights      base in its number format (full tuning: fp32, and autocast's copy), adapter and modulesToSave in fp32
     gradients    4 bytes for each trained parameter
     optimizer    8 bytes for each trained parameter (two fp32 moments of AdamW)
     activations  what the backward pass needs, per token of a micro batch; see `activation_bytes`
@@ -26,7 +26,10 @@ LOGITS_COPIES = 3
 """Logits, their log-softmax and their gradient live at the same time."""
 LOGITS_WHOLE_BYTES = 512 * 2**20
 """Most bytes of fp32 logits made at once (training/loss.py)."""
-RUNTIME_CPU_BYTES = 900 * 2**20
+RECOMPUTED_LAYERS = 3
+"""Layers held whole while activations are recomputed: the layer, its gradients, and what the allocator has not given
+back of the one before."""
+RUNTIME_CPU_BYTES = 560 * 2**20
 RUNTIME_ACCELERATOR_BYTES = 1536 * 2**20
 """CUDA context, cuBLAS workspaces and allocator slack."""
 
@@ -66,7 +69,7 @@ class TrainingShape:
 def estimate(facts: ModelFacts, adapter: Adapter | None, shape: TrainingShape, limit: int | None) -> MemoryPlan:
     """The estimate per part, in bytes; `adapter` is None for full tuning."""
     trained = facts.parameters if adapter is None else adapter.parameters
-    base_bytes = FLOAT32 if adapter is None else BYTES[shape.precision]
+    base_bytes = _weight_bytes(adapter, shape.precision)
     parts = {
         "weights": facts.parameters * base_bytes + (adapter.parameters * FLOAT32 if adapter else 0),
         "gradients": trained * FLOAT32,
@@ -78,13 +81,21 @@ def estimate(facts: ModelFacts, adapter: Adapter | None, shape: TrainingShape, l
     return MemoryPlan(**parts, estimated_bytes=sum(parts.values()), limit_bytes=limit)
 
 
+def _weight_bytes(adapter: Adapter | None, precision: Precision) -> int:
+    """Of one base parameter: a frozen base as it computes; for full tuning fp32, and the copy that autocast makes."""
+    if adapter is not None:
+        return BYTES[precision]
+    return FLOAT32 if precision == "fp32" else FLOAT32 + BYTES[precision]
+
+
 def activation_bytes(facts: ModelFacts, adapter: Adapter | None, shape: TrainingShape) -> int:
     """Bytes kept from forward to backward.
 
-    A layer keeps, per token: both norms' input in fp32 with their outputs (6 hidden states), queries, keys and values
-    before and after the rotation, attention's output, and four intermediates of the gated MLP. Each adapted linear
-    layer keeps its input once more in fp32, again with its mask where there is dropout, and its low-rank product.
-    With checkpointing only each layer's input stays, and one layer is held whole while it is computed again.
+    A layer keeps, per token: the inputs and outputs of its norms and its residual stream (6 hidden states, and the
+    norms' inputs in fp32), queries, keys and values before and after the rotation, attention's output, and four
+    intermediates of the gated MLP. Each adapted linear layer keeps its input in fp32, with a mask where there is
+    dropout, and its low-rank product. With checkpointing only each layer's input stays, and RECOMPUTED_LAYERS are
+    held whole.
     """
     item = BYTES[shape.precision]
     tokens = shape.micro_batch * shape.length
@@ -96,7 +107,7 @@ def activation_bytes(facts: ModelFacts, adapter: Adapter | None, shape: Training
     if shape.quadratic_attention:
         per_layer += shape.micro_batch * facts.heads * shape.length**2 * (item + FLOAT32)
     if shape.checkpointing:
-        return facts.layers * tokens * facts.hidden_size * item + per_layer
+        return facts.layers * tokens * facts.hidden_size * item + min(facts.layers, RECOMPUTED_LAYERS) * per_layer
     return facts.layers * per_layer
 
 
@@ -107,7 +118,7 @@ def _adapter_bytes(adapter: Adapter | None) -> int:
     copies = 2 if adapter.dropout else 1
     mask = 1 if adapter.dropout else 0
     widths = sum((copies * FLOAT32 + mask) * layer.inputs for layer in adapter.layers)
-    return widths + sum(FLOAT32 * (adapter.rank + layer.outputs) for layer in adapter.layers)
+    return widths + FLOAT32 * adapter.rank * len(adapter.layers)
 
 
 def logits_bytes(facts: ModelFacts, shape: TrainingShape) -> int:

@@ -62,7 +62,7 @@ def rows_digest(folder: Path) -> str:
 
 @dataclass(frozen=True)
 class RowCollator:
-    """Rows -> input_ids, labels (int64 [rows, longest]), real_tokens (int), and attention_mask or, packed, position_ids.
+    """Rows -> input_ids, labels (int64 [rows, longest]), real_tokens (int), attention_mask or, packed, position_ids.
 
     Padding is on the right. Packed rows carry position_ids that start again at each document and no attention_mask:
     from these transformers masks attention across documents, and the first token of a document carries no loss,
