@@ -1,7 +1,7 @@
 """Runs stage export in a process of its own and ends it, as SIGKILL would, at a chosen point.
 
-The processes come from a fork server that has imported the libraries and never computed: forking the test process itself
-would copy the locks of its thread pools.
+The processes come from a fork server that has imported the libraries and never computed: forking the test process
+itself would copy the locks of its thread pools.
 """
 
 from __future__ import annotations

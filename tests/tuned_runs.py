@@ -1,7 +1,7 @@
 """Workspaces as stages prepare and train leave them, with a tiny model: for tests of evaluate and export.
 
-Everything is real (model, adapter, tokenizer, Arrow rows, plan); only the training is a short loop of its own, so that these
-tests do not depend on the stage that trains.
+Everything is real (model, adapter, tokenizer, Arrow rows, plan); only the training is a short loop of its own, so that
+these tests do not depend on the stage that trains.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any
 
 from finetune_api.contract import JobRef, StageRequest
 from finetune_api.spec import FineTuneJobSpec
-from finetune_api.status import MemoryPlan, Plan, PlannedMethod, PlannedModel, PlannedTraining, Stage
+from finetune_api.status import Artifact, MemoryPlan, Plan, PlannedMethod, PlannedModel, PlannedTraining, Stage
 from finetune_trainer.run import Run, Workspace
 from tiny_models import build_tiny_model
 
@@ -71,6 +71,18 @@ def make_run(
         workspace.model.symlink_to(model)
     workspace.plan.write_text(make_plan(spec, model, source).model_dump_json(by_alias=True, exclude_none=True))
     return Run(request, workspace, lambda claim: root / "claims" / claim, RecordedProgress())
+
+
+def progress_of(run: Run) -> RecordedProgress:
+    """What the run's stage reported."""
+    assert isinstance(run.progress, RecordedProgress)
+    return run.progress
+
+
+def parity_of(artifact: Artifact) -> dict[str, Any]:
+    """Numbers of an artefact's parity, as Python has them."""
+    assert artifact.parity is not None
+    return artifact.parity.model_dump()
 
 
 def make_plan(spec: FineTuneJobSpec, model: Path, source: str) -> Plan:

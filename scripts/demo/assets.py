@@ -46,12 +46,13 @@ TRAIN_ROWS, TEST_ROWS, SEED = 1600, 200, 42
 
 def assets() -> Path:
     """Folder with SmolLM2-135M-Instruct/ and reuters-r8/{train,test}.jsonl, made on the first call."""
-    folder = locations.from_environment().cache / "demo-assets"
+    recipe = hashlib.sha256(Path(__file__).read_bytes()).hexdigest()
+    folder = locations.from_environment().cache / f"demo-assets-{recipe[:8]}"
     if not (folder / "complete").exists():
         shutil.rmtree(folder, ignore_errors=True)
         _model(folder / "SmolLM2-135M-Instruct")
         _reuters(folder / "reuters-r8")
-        (folder / "complete").touch()
+        (folder / "complete").write_text(recipe)
     return folder
 
 

@@ -13,20 +13,19 @@ USER = 65532
 
 
 def fill(kubectl: Kubectl, namespace: str, claim: str, source: Path, image: str) -> None:
-    """Copy everything under `source` to the root of `claim`, unless it is there already."""
+    """Copy everything under `source` to the root of `claim`, unless its file `complete` is there already."""
     with step(f"copying {', '.join(sorted(p.name for p in source.iterdir() if p.is_dir()))} onto the claim {claim}"):
         kubectl.apply(_pod(namespace, claim, image))
         try:
             kubectl("wait", "-n", namespace, f"pod/{POD}", "--for=condition=Ready", "--timeout=180s")
-            if not _is_filled(kubectl, namespace):
+            if _marker(kubectl, namespace) != (source / "complete").read_text():
                 _copy(kubectl, namespace, source)
         finally:
             kubectl("delete", "-n", namespace, "pod", POD, "--now", "--wait=true", check=False)
 
 
-def _is_filled(kubectl: Kubectl, namespace: str) -> bool:
-    found = kubectl("exec", "-n", namespace, POD, "--", "sh", "-c", f"ls {FOLDER}/complete 2>/dev/null || true")
-    return bool(found.strip())
+def _marker(kubectl: Kubectl, namespace: str) -> str:
+    return kubectl("exec", "-n", namespace, POD, "--", "sh", "-c", f"cat {FOLDER}/complete 2>/dev/null || true")
 
 
 def _copy(kubectl: Kubectl, namespace: str, source: Path) -> None:

@@ -70,7 +70,7 @@ def _assets(folder: Path) -> Path:
     lines = [json.dumps(row) for row in rows]
     lines[11] = '{"prompt": "broken", "completion": '
     (data / "bad.jsonl").write_text("\n".join(lines) + "\n")
-    (folder / "complete").touch()
+    (folder / "complete").write_text("tiny")
     return folder
 
 

@@ -71,7 +71,8 @@ def test_a_pod_that_is_out_of_memory_fails_the_job_with_the_limit_and_a_remedy(j
     pod = jobs.wait_running("oom", "train")
     jobs.wait("oom", lambda status: status.get("progress", {}).get("step", 0) > 0)
     # Many processes, each smaller than the trainer, so that the kernel's choice at the limit is the trainer.
-    hog = "import os,time\n[os.fork() or (bytearray(250 << 20), time.sleep(60), os._exit(0)) for _ in range(16)]\ntime.sleep(60)"
+    grow = "[os.fork() or (bytearray(250 << 20), time.sleep(60), os._exit(0)) for _ in range(16)]"
+    hog = f"import os, time\n{grow}\ntime.sleep(60)"
     jobs.kubectl("exec", "-n", jobs.namespace, pod, "--", "python", "-c", hog, check=False)
     status = jobs.wait_phase("oom", "Failed")
     trained = next(c for c in status["conditions"] if c["type"] == "Trained")

@@ -9,7 +9,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from finetune_api.status import Stage
+from finetune_api.status import Evaluation, Stage
 from finetune_trainer.errors import GateUnmetError, InvalidDataError
 from finetune_trainer.evaluating import losses
 from finetune_trainer.evaluating.generating import answer_limit, greedy_answers, greedy_ids, stop_ids
@@ -18,7 +18,7 @@ from finetune_trainer.evaluating.rows import EvalRow, load_rows
 from finetune_trainer.run import Run
 from finetune_trainer.stages import evaluate
 from tiny_models import FAMILIES, build_tiny_model
-from tuned_runs import QUESTIONS, chat_rows, keep_rows, make_run, make_tuned_run, tune
+from tuned_runs import QUESTIONS, chat_rows, keep_rows, make_run, make_tuned_run, progress_of, tune
 
 pytestmark = pytest.mark.trainer
 MANY = {f"{question} ({number})": answer for number in range(2) for question, answer in QUESTIONS.items()}
@@ -43,6 +43,12 @@ def eval_rows(family: str = "llama") -> list[EvalRow]:
     return [EvalRow(i, **row) for i, row in enumerate(chat_rows(build_tiny_model(family)))]
 
 
+def evaluated(run: Run) -> Evaluation:
+    evaluation = evaluate.execute(run).evaluation
+    assert evaluation is not None
+    return evaluation
+
+
 def plain_loss(model: Any, rows: list[EvalRow]) -> float:
     """Nats per supervised token, computed one row at a time from whole logits."""
     total = count = 0.0
@@ -62,7 +68,7 @@ def with_evaluation(run: Run, **evaluation: Any) -> Run:
 
 def test_the_tuned_model_is_compared_with_the_base_on_the_same_rows(tuned_run: Run) -> None:
     result = evaluate.execute(tuned_run)
-    evaluation = result.evaluation
+    evaluation = evaluated(tuned_run)
     base = AutoModelForCausalLM.from_pretrained(tuned_run.workspace.model, dtype=torch.float32).eval()
     assert evaluation.rows == len(QUESTIONS)
     assert evaluation.baseline["eval_loss"] == pytest.approx(plain_loss(base, eval_rows()), rel=1e-4)
@@ -75,7 +81,7 @@ def test_the_tuned_model_is_compared_with_the_base_on_the_same_rows(tuned_run: R
 def test_progress_counts_rows_through_both_models_and_ends_complete(tuned_run: Run) -> None:
     run = with_evaluation(tuned_run)
     evaluate.execute(run)
-    steps = run.progress.steps
+    steps = progress_of(run).steps
     assert steps[0] == (0, 4 * len(QUESTIONS))
     assert steps[-1] == (4 * len(QUESTIONS), 4 * len(QUESTIONS))
     assert steps == sorted(steps)
@@ -108,30 +114,33 @@ def test_an_unmet_gate_fails_the_stage_and_carries_the_numbers(tuned_run: Run) -
     gates = [{"metric": "exact-match", "atLeast": 0.1}, {"metric": "eval_loss", "improvesBaselineBy": 99}]
     with pytest.raises(GateUnmetError, match="eval_loss must be at least 99 better than the baseline") as caught:
         evaluate.execute(with_evaluation(tuned_run, gates=gates))
-    assert [gate.passed for gate in caught.value.evaluation.gates] == [True, False]
-    assert caught.value.evaluation.tuned["eval_loss"] > 0
+    evaluation = caught.value.evaluation
+    assert evaluation is not None
+    assert [gate.passed for gate in evaluation.gates] == [True, False]
+    assert evaluation.tuned["eval_loss"] > 0
 
 
 def test_met_gates_are_reported(tuned_run: Run) -> None:
     gates = [{"metric": "eval_loss", "improvesBaselineBy": 0.1}, {"metric": "exact-match", "atLeast": 0.1}]
-    result = evaluate.execute(with_evaluation(tuned_run, gates=gates))
-    assert [gate.passed for gate in result.evaluation.gates] == [True, True]
+    found = evaluated(with_evaluation(tuned_run, gates=gates))
+    assert [gate.passed for gate in found.gates] == [True, True]
 
 
 def test_without_baseline_only_the_tuned_model_is_measured(tuned_run: Run) -> None:
     result = evaluate.execute(with_evaluation(tuned_run, baseline=False))
+    assert result.evaluation is not None
     assert result.evaluation.baseline == {}
     assert result.evaluation.tuned["eval_loss"] > 0
     assert "against base" not in result.message
 
 
 def test_at_most_max_rows_are_judged(tuned_run: Run) -> None:
-    assert evaluate.execute(with_evaluation(tuned_run, maxRows=3, baseline=False)).evaluation.rows == 3
+    assert evaluated(with_evaluation(tuned_run, maxRows=3, baseline=False)).rows == 3
 
 
 def test_after_full_tuning_the_baseline_is_the_model_in_the_workspace(tmp_path: Path) -> None:
     run = make_tuned_run(tmp_path, "qwen2", steps=40, method="full", stage=Stage.EVALUATE)
-    evaluation = evaluate.execute(run).evaluation
+    evaluation = evaluated(run)
     base = AutoModelForCausalLM.from_pretrained(run.workspace.model, dtype=torch.float32).eval()
     assert evaluation.baseline["eval_loss"] == pytest.approx(plain_loss(base, eval_rows("qwen2")), rel=1e-4)
     assert evaluation.tuned["eval_loss"] < evaluation.baseline["eval_loss"] - 1
@@ -148,7 +157,7 @@ def test_rows_of_plain_text_are_judged_on_loss_alone(tmp_path: Path, tuned_run: 
     run.workspace.tuned.symlink_to(tuned_run.workspace.tuned)
     rows = [{**row, "prompt_ids": [], "reference": ""} for row in chat_rows(run.workspace.model)]
     keep_rows(run.workspace.eval_rows, rows)
-    assert set(evaluate.execute(run).evaluation.tuned) == {"eval_loss", "perplexity"}
+    assert set(evaluated(run).tuned) == {"eval_loss", "perplexity"}
 
 
 @pytest.mark.parametrize("family", ["llama", "gemma3", "phi3", "qwen3"])
@@ -219,7 +228,7 @@ def test_an_evaluation_in_bf16_follows_the_plan(tmp_path: Path) -> None:
     plan = run.plan.model_copy(update={"training": run.plan.training.model_copy(update={"precision": "bf16"})})
     run.workspace.plan.write_text(plan.model_dump_json(by_alias=True, exclude_none=True))
     again = Run(run.request, run.workspace, run.claim_path, run.progress)
-    exact, rounded = evaluate.execute(run).evaluation, evaluate.execute(again).evaluation
+    exact, rounded = evaluated(run), evaluated(again)
     assert rounded.tuned["eval_loss"] != exact.tuned["eval_loss"]
     assert rounded.tuned["eval_loss"] == pytest.approx(exact.tuned["eval_loss"], rel=0.05)
 
@@ -235,7 +244,7 @@ def test_an_adapter_that_changes_nothing_is_told_from_the_base_by_nothing(tmp_pa
     rows = chat_rows(model, MANY)
     keep_rows(run.workspace.eval_rows, rows)
     tune(run, rows, init_lora_weights=True)
-    evaluation = evaluate.execute(run).evaluation
+    evaluation = evaluated(run)
     assert evaluation.tuned == evaluation.baseline
     record = json.loads((run.workspace.root / "results" / "comparison.json").read_text())
     assert {d["verdict"] for d in record["differences"]} == {"undecided"}

@@ -14,10 +14,11 @@ from finetune_trainer.errors import NotSupportedError, ParityError
 from finetune_trainer.exporting import onnx_export
 from finetune_trainer.exporting.formats import Sources
 from finetune_trainer.exporting.gate import prove_application
+from finetune_trainer.models.load import load_tokenizer
 from finetune_trainer.run import Run
 from finetune_trainer.stages import export
 from tiny_models import build_tiny_model
-from tuned_runs import chat_rows, keep_rows, make_run, make_tuned_run, tune
+from tuned_runs import chat_rows, keep_rows, make_run, make_tuned_run, parity_of, tune
 
 pytestmark = pytest.mark.trainer
 FP32, INT8, INT4 = ({"name": f"cpu-{p}", "format": "onnx", "precision": p} for p in ("fp32", "int8", "int4"))
@@ -59,8 +60,8 @@ def test_a_float_export_of_each_family_is_exact_also_beyond_the_sliding_window(
     keep_rows(run.workspace.eval_rows, rows)
     tune(run, rows)
     (artifact,) = export.execute(run).artifacts
-    assert artifact.parity.max_abs <= 1e-3
-    assert artifact.parity.top1 == 1
+    assert parity_of(artifact)["max_abs"] <= 1e-3
+    assert parity_of(artifact)["top1"] == 1
     checks = report(run)["cpu-fp32"]["checks"]
     assert checks["renderedChats"] == 2
     assert checks["tokenizedTexts"] > 4
@@ -122,11 +123,11 @@ def test_a_graph_of_other_weights_is_refused(quantized: Run, tmp_path: Path) -> 
 def test_a_tokenizer_or_template_that_differs_is_refused(quantized: Run, tmp_path: Path, change: str) -> None:
     (tmp_path / "scratch").mkdir()
     sources, reference = export._sources(quantized, tmp_path / "scratch", [])
-    tokenizer = export.load_tokenizer(quantized.workspace.tuned)
+    tokenizer = load_tokenizer(quantized.workspace.tuned)
     if change == "template":
         tokenizer.chat_template = "{% for m in messages %}{{ m['content'] }}!{% endfor %}"
     else:
-        tokenizer.add_tokens(["return a parcel"])
+        tokenizer.add_tokens(["Then stop"])
     want = "chat template" if change == "template" else "tokenizer"
     with pytest.raises(ParityError, match=f"the {want} of onnxruntime-genai"):
         prove_application(quantized.plan.exports[0], folder(quantized, "cpu-int8"), 1, reference, tokenizer)
@@ -142,7 +143,7 @@ def test_an_unknown_architecture_is_refused_with_a_way_out(tmp_path: Path) -> No
 
     AutoTokenizer.from_pretrained(build_tiny_model("llama")).save_pretrained(tmp_path / "model")
     (tmp_path / "scratch").mkdir()
-    with pytest.raises((NotSupportedError, Exception), match="use format: safetensors"):
+    with pytest.raises(NotSupportedError, match="use format: safetensors"):
         onnx_export.build(
             tmp_path / "model", tmp_path / "out", precision="fp32", scratch=tmp_path / "scratch", threads=1
         )

@@ -1,4 +1,4 @@
-"""Stage export: what is published, what is refused, and what a killed export leaves. Without ONNX, which is slower to build."""
+"""Stage export without ONNX: what is published, what is refused, and what a killed export leaves."""
 
 import json
 from pathlib import Path
@@ -13,12 +13,13 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from finetune_trainer.errors import OutputUnwritableError, ParityError, PreemptedError
 from finetune_trainer.exporting import formats
 from finetune_trainer.exporting.digests import digest, list_files
+from finetune_trainer.models import merge
 from finetune_trainer.ownership import enter_attempt
 from finetune_trainer.run import Run
 from finetune_trainer.stages import export
 from killed_export import KILL_POINTS, KILLED, export_until
 from tiny_models import FAMILIES, build_tiny_model
-from tuned_runs import chat_rows, keep_rows, make_run, make_tuned_run, tune
+from tuned_runs import chat_rows, keep_rows, make_run, make_tuned_run, parity_of, progress_of, tune
 
 pytestmark = pytest.mark.trainer
 ADAPTER, MERGED = {"name": "adapter", "format": "peft"}, {"name": "merged", "format": "safetensors"}
@@ -59,8 +60,8 @@ def test_adapter_and_merged_model_are_published_with_report_and_card(tmp_path: P
         files = list_files(folder / artifact.name)
         assert artifact.size_bytes == sum(file.size for file in files)
         assert artifact.digest == digest(files)
-        assert artifact.parity.passed
-    assert run.progress.steps == [(0, 2), (1, 2), (2, 2)]
+        assert parity_of(artifact)["passed"]
+    assert progress_of(run).steps == [(0, 2), (1, 2), (2, 2)]
     assert not (run.workspace.root / "export-scratch").exists()
 
 
@@ -145,7 +146,7 @@ def test_a_bf16_base_gives_a_bf16_model_unless_fp32_is_asked_for(tmp_path: Path)
     for name, want in (("merged", torch.bfloat16), ("full-precision", torch.float32)):
         assert {t.dtype for t in load_file(published(run) / name / "model.safetensors").values()} == {want}
         assert AutoConfig.from_pretrained(published(run) / name).dtype == want
-    assert wide.parity.max_abs < 1e-3 < own.parity.max_abs
+    assert parity_of(wide)["max_abs"] < 1e-3 < parity_of(own)["max_abs"]
 
 
 def test_a_fully_tuned_model_is_published_whole(tmp_path: Path) -> None:
@@ -171,7 +172,7 @@ def test_without_held_out_rows_train_rows_are_compared(tmp_path: Path) -> None:
     rows = chat_rows(model)
     keep_rows(run.workspace.train_rows, rows)
     tune(run, rows)
-    assert export.execute(run).artifacts[0].parity.top1 == 1
+    assert parity_of(export.execute(run).artifacts[0])["top1"] == 1
 
 
 def test_without_destination_artefacts_stay_in_the_workspace(tmp_path: Path) -> None:
@@ -192,7 +193,7 @@ def test_an_export_outside_its_limits_is_named_and_not_published(tmp_path: Path)
 
 def test_a_model_with_a_wrong_weight_is_not_published(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = tuned_run(tmp_path, exports=[MERGED])
-    right = formats.save_whole
+    right = merge.save_whole
 
     def wrong(model: Any, *rest: Any) -> None:
         with torch.no_grad():

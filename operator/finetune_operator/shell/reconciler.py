@@ -145,7 +145,8 @@ class Reconciler:
             await self._read_live(job)
             raise
         self._store.put(written)
-        log.debug("wrote status", phase=status.get("phase"), message=status.get("message"))
+        if status.get("phase") != (job.get("status") or {}).get("phase"):
+            log.info("the phase changed", phase=status.get("phase"), message=status.get("message"))
         return written
 
     async def _create_all(self, job: Manifest, manifests: tuple[Manifest, ...]) -> bool:
@@ -170,7 +171,7 @@ class Reconciler:
         except RefusedError as error:
             raise CreateRefusedError(Refusal(kind, name, error.reason, str(error))) from error
         else:
-            log.info("created a child", kind=kind, child=name)
+            log.debug("created a child", kind=kind, child=name)
         return child
 
     async def _change_children(self, job: Manifest, plan: Plan) -> None:

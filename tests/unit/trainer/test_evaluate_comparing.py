@@ -3,24 +3,31 @@
 import numpy as np
 import pytest
 
-from finetune_trainer.evaluating.comparing import FEWEST_ROWS, difference
+from finetune_trainer.evaluating.comparing import FEWEST_ROWS, Difference, difference
 from finetune_trainer.evaluating.measuring import perplexity
 from finetune_trainer.evaluating.text_metrics import mean
 
 
 def losses(values: np.ndarray, tokens: int = 4) -> np.ndarray:
-    return np.column_stack([values * tokens, np.full(len(values), float(tokens))])
+    return np.asarray(np.column_stack([values * tokens, np.full(len(values), float(tokens))]))
 
 
-def compare(before: np.ndarray, after: np.ndarray, *, higher_is_better: bool = False) -> object:
+def compare(before: np.ndarray, after: np.ndarray, *, higher_is_better: bool = False) -> Difference:
     return difference("m", losses(before), losses(after), mean, higher_is_better=higher_is_better, seed=0)
+
+
+def ends(found: Difference) -> tuple[float, float]:
+    assert found.low is not None
+    assert found.high is not None
+    return found.low, found.high
 
 
 def test_a_clear_improvement_of_a_noisy_loss_is_better_because_rows_pair_up() -> None:
     hard = np.random.default_rng(0).normal(3, 2, 60)
     found = compare(hard, hard - 0.3 + np.random.default_rng(1).normal(0, 0.1, 60))
     assert found.verdict == "better"
-    assert found.low < -0.3 < found.high < 0
+    low, high = ends(found)
+    assert low < -0.3 < high < 0
     assert found.difference == pytest.approx(-0.3, abs=0.05)
 
 
@@ -48,7 +55,8 @@ def test_the_interval_covers_the_true_difference_in_about_95_of_100_experiments(
     for _ in range(100):
         rows = generator.normal(2, 1, 40)
         found = compare(rows, rows + generator.normal(-0.2, 0.5, 40))
-        covered += found.low <= -0.2 <= found.high
+        low, high = ends(found)
+        covered += low <= -0.2 <= high
     assert 88 <= covered <= 100
 
 

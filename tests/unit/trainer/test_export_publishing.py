@@ -4,6 +4,7 @@ import errno
 import hashlib
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -16,7 +17,7 @@ from tuned_runs import make_run
 EXPORTS = [{"name": "adapter", "format": "peft"}]
 
 
-def run_into(root: Path, destination: str | None = "pvc://out/bot", **settings: object) -> Run:
+def run_into(root: Path, destination: str | None = "pvc://out/bot", **settings: Any) -> Run:
     model = root / "model"
     model.mkdir(exist_ok=True)
     return make_run(root, model, exports=EXPORTS, destination=destination, **settings)
@@ -45,11 +46,16 @@ def test_a_published_artefact_replaces_the_jobs_own_and_leaves_nothing_else(tmp_
     assert (destination.folder / "adapter" / "weights").read_text() == "new"
 
 
-def test_an_artefact_that_fails_on_the_way_is_not_there(tmp_path: Path) -> None:
-    destination = Destination(run_into(tmp_path))
-    with pytest.raises(ParityError), destination.staged("adapter") as folder:
+def _fail_while_writing(destination: Destination) -> None:
+    with destination.staged("adapter") as folder:
         (folder / "weights").write_text("wrong")
         raise ParityError("not the same")
+
+
+def test_an_artefact_that_fails_on_the_way_is_not_there(tmp_path: Path) -> None:
+    destination = Destination(run_into(tmp_path))
+    with pytest.raises(ParityError):
+        _fail_while_writing(destination)
     assert names(destination.folder) == []
 
 
@@ -122,9 +128,11 @@ def test_a_full_volume_is_recognised_in_the_errors_of_libraries_too(tmp_path: Pa
 
 def test_a_path_that_cannot_be_made_names_the_field(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(OutputUnwritableError, match="output.destination: .* cannot be written"):
-        with writing("output.destination", tmp_path):
-            (tmp_path / "file" / "folder").mkdir()
+    with (
+        pytest.raises(OutputUnwritableError, match=r"output\.destination: .* cannot be written"),
+        writing("output.destination", tmp_path),
+    ):
+        (tmp_path / "file" / "folder").mkdir()
 
 
 def test_causes_that_are_not_the_volumes_pass_unchanged(tmp_path: Path) -> None:

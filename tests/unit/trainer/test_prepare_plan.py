@@ -197,8 +197,9 @@ def test_full_tuning_trains_everything_and_has_no_adapter() -> None:
         ({"batchSize": 16}, 1000, 189, 3, 6),
         ({"batchSize": 16, "epochs": 1}, 1000, 63, 1, 2),
         ({"batchSize": 16, "epochs": 0.5}, 1000, 32, 0.5, 1),
-        ({"batchSize": 16, "epochs": 0.001}, 1000, 1, 0.001, 1),
-        ({"batchSize": 16, "maxSteps": 7}, 1000, 7, 7 / 63, 1),
+        ({"batchSize": 16, "epochs": 0.001}, 1000, 1, 0.001, 0),
+        ({"batchSize": 16, "maxSteps": 7}, 1000, 7, 7 / 63, 0),
+        ({"batchSize": 16, "maxSteps": 1, "warmupRatio": 0.9}, 1000, 1, 1 / 63, 0),
         ({"batchSize": 16, "warmupRatio": 0}, 10, 3, 3, 0),
     ],
 )

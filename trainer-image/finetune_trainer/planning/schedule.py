@@ -18,6 +18,7 @@ class Schedule:
     total_steps: int
     epochs: float
     warmup_steps: int
+    """Fewer than all: the first of them has a learning rate of 0, and a run of one step must learn too."""
     log_every: int
     eval_every: int
     """0 without held-out rows."""
@@ -38,7 +39,7 @@ def scheduled(training: TrainingSpec, sequences: int, batch_size: int, *, evalua
     return Schedule(
         total_steps=total,
         epochs=training.epochs or (DEFAULT_EPOCHS if training.max_steps is None else total / per_epoch),
-        warmup_steps=math.ceil(training.warmup_ratio * total),
+        warmup_steps=min(round(training.warmup_ratio * total), total - 1),
         log_every=gcd(log_every, checkpoint_every),
         eval_every=eval_every,
         checkpoint_every=checkpoint_every,
