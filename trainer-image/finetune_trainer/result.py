@@ -1,4 +1,4 @@
-"""How a stage's result is kept: whole in the workspace, shortened in the termination message. Both writes are atomic."""
+"""How a stage's result is kept: whole in the workspace, and shortened in the termination message."""
 
 import os
 from pathlib import Path
