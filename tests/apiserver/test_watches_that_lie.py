@@ -110,3 +110,26 @@ def test_credentials_that_expire_are_renewed(installed: Installation) -> None:
     team.submit("support-bot")
     team.advance_to("support-bot", Stage.TRAIN)
     assert operator.alive
+
+
+def test_an_outage_of_the_api_server_is_survived(installed: Installation) -> None:
+    team = installed.team
+    operator = installed.operator()
+    operator.start().wait_ready()
+    team.submit("support-bot")
+    pod = team.advance_to("support-bot", Stage.PREPARE)
+    team.wait("the watches are open", lambda: len(installed.gateway.open_watches()) == 3)
+    installed.gateway.spoil = lambda _request: Spoiled(0)
+    installed.gateway.break_watches()
+    team.end_pod(pod)
+    before = len(installed.gateway.requests)
+    team.wait("watches are tried again and again", lambda: _watches(installed, before) > 6)
+    assert operator.alive
+    assert operator.ask("/healthz")[0] == 200, "a restart would not help"
+    installed.gateway.spoil = lambda _request: None
+    team.finish("support-bot")
+    assert team.phase("support-bot") == "Succeeded"
+
+
+def _watches(installed: Installation, since: int) -> int:
+    return sum(r.verb == "watch" for r in installed.gateway.requests[since:])

@@ -33,9 +33,11 @@ from finetune_operator.shell.workqueue import WorkQueue, backoff
 
 log = structlog.get_logger()
 
-FINISH_SECONDS = 6.0
-"""Time that running work gets when the operator is asked to stop; with the rest it makes less than ten."""
-WATCHES_SECONDS = 3.0
+FINISH_SECONDS = 5.0
+"""Time that running work gets when the operator is asked to stop; all together it makes less than ten."""
+RELEASE_SECONDS = 1.5
+"""Time to give the Lease back; without, another replica leads after the Lease has run out."""
+WATCHES_SECONDS = 2.0
 """Time that kopf gets to close the watches."""
 
 
@@ -127,7 +129,7 @@ class Operator:
         await asyncio.wait({work}, timeout=FINISH_SECONDS)
         self.progress.forget_all()
         if self.settings.leader_election:
-            await self.election.release()
+            await asyncio.wait({asyncio.create_task(self.election.release())}, timeout=RELEASE_SECONDS)
 
     async def _reconcile(self, uid: str) -> float | None:
         with self.metrics.reconcile_duration.time():
@@ -148,7 +150,9 @@ class Operator:
     def _report(self, uid: str, error: Exception, delay: float) -> None:
         self.metrics.reconcile_errors.labels(type(error).__name__).inc()
         known = {"uid": uid, "error": str(error), "again_after_seconds": round(delay, 1)}
-        if isinstance(error, ConflictError | NotLeaderError):
+        if isinstance(error, NotLeaderError):
+            log.info("another replica may lead; nothing more is written", **known)
+        elif isinstance(error, ConflictError):
             log.info("the job changed meanwhile", **known)
         elif isinstance(error, ApiError | CreateRefusedError):
             log.warning("cannot bring a job up to date", **known)

@@ -16,7 +16,7 @@ from kubernetes.aio.config import KUBE_CONFIG_DEFAULT_LOCATION, load_incluster_c
 
 from finetune_operator.shell.errors import OversizeError
 
-# With trust_env each request looks for ~/.netrc and for proxies in two threads, at a third of its whole cost (measured).
+# With trust_env each request looks for ~/.netrc and for proxies in two threads: a third of its whole cost (measured).
 _SESSION = {"trust_env": False}
 
 TOKEN_FILE = Path("/var/run/secrets/kubernetes.io/serviceaccount/token")

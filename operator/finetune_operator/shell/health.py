@@ -60,7 +60,7 @@ class Endpoints:
                 web.get("/metrics", self._metrics_text),
             ]
         )
-        self._runner = web.AppRunner(app, access_log=None)
+        self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.5)
         await self._runner.setup()
         await web.TCPSite(self._runner, self._host or None, self._port).start()
 

@@ -9,7 +9,8 @@ from finetune_trainer.evaluating.text_metrics import mean
 
 
 def losses(values: np.ndarray, tokens: int = 4) -> np.ndarray:
-    return np.asarray(np.column_stack([values * tokens, np.full(len(values), float(tokens))]))
+    table: np.ndarray = np.column_stack([values * tokens, np.full(len(values), float(tokens))])
+    return table
 
 
 def compare(before: np.ndarray, after: np.ndarray, *, higher_is_better: bool = False) -> Difference:
