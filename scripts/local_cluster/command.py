@@ -8,7 +8,7 @@ import subprocess
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from local_cluster.errors import CommandFailedError, MissingToolError
+from local_cluster.errors import CommandFailedError, MissingToolError, tail
 
 
 def run(
@@ -42,6 +42,17 @@ def stream(command: Sequence[str | Path], *, environment: Mapping[str, str] | No
     finished = subprocess.run(words, env={**os.environ, **(environment or {})}, stdout=2, check=False)
     if finished.returncode != 0:
         raise CommandFailedError(words, finished.returncode, "(its output is above)")
+
+
+def logged(command: Sequence[str | Path], log: Path) -> None:
+    """Runs a program with much to say: its output goes to `log`, of which an error shows the end."""
+    log.parent.mkdir(parents=True, exist_ok=True)
+    words = [str(word) for word in command]
+    with log.open("w") as output:
+        finished = subprocess.run(words, stdout=output, stderr=subprocess.STDOUT, check=False)
+    if finished.returncode != 0:
+        end = f"the end of its log, {log}:\n{tail(log)}"
+        raise CommandFailedError(words, finished.returncode, end)
 
 
 def succeeds(command: Sequence[str | Path], timeout: float = 20) -> bool:

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from local_cluster import base_image, build_environment, images_store, layer_upload, locations, packages
-from local_cluster.command import run, stream, succeeds
+from local_cluster.command import logged, run, succeeds
 from local_cluster.errors import LocalClusterError
 from local_cluster.image_reference import Builder, ImageRef
 from local_cluster.lock import shared
@@ -31,7 +31,7 @@ def build(
     arguments = dict(build_args or {})
     with step(f"building image {tag} from {dockerfile}"):
         if docker_answers():
-            stream(docker_command(dockerfile, tag, arguments, context))
+            logged(docker_command(dockerfile, tag, arguments, context), build_log(tag))
             return ImageRef(tag, Builder.DOCKER)
         with shared(locations.from_environment().images_lock):
             _build_with_buildah(dockerfile, tag, arguments, context)
@@ -55,6 +55,11 @@ def qualified(tag: str) -> str:
     first, slash, _ = tag.partition("/")
     has_registry = slash and ("." in first or ":" in first or first == "localhost")
     return tag if has_registry else f"localhost/{tag}"
+
+
+def build_log(tag: str) -> Path:
+    """Where the output of an image's last build lies."""
+    return locations.from_environment().cache / "logs" / f"build-{tag.replace('/', '-').replace(':', '-')}.log"
 
 
 def docker_answers() -> bool:
@@ -108,7 +113,7 @@ def _build_with_buildah(dockerfile: Path, tag: str, build_args: dict[str, str], 
         build_args[base_image.ARGUMENT] = base_image.ensure(store)
     with tempfile.TemporaryDirectory(prefix="image-build-") as folder:
         mounts = build_environment.mounts(Path(folder))
-        store.stream(*buildah_arguments(dockerfile, qualified(tag), build_args, context, mounts))
+        store.logged(build_log(tag), *buildah_arguments(dockerfile, qualified(tag), build_args, context, mounts))
 
 
 def _push_with_buildah(image: ImageRef, target: str, plain_http: bool) -> str:

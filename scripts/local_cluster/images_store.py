@@ -7,7 +7,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from local_cluster.command import run, stream, succeeds
+from local_cluster.command import logged, run, succeeds
 from local_cluster.locations import Locations
 
 
@@ -26,9 +26,9 @@ class Store:
         """Runs buildah quietly and returns its output."""
         return run(self.command(*arguments))
 
-    def stream(self, *arguments: str) -> None:
-        """Runs buildah with its output visible."""
-        stream(self.command(*arguments))
+    def logged(self, log: Path, *arguments: str) -> None:
+        """Runs buildah with its output in a log."""
+        logged(self.command(*arguments), log)
 
     def has(self, tag: str) -> bool:
         """Whether an image of that name is there."""

@@ -14,8 +14,8 @@ from typing import Literal
 from finetune_api.conditions import Reason
 from finetune_api.contract import StageResult
 from finetune_api.exit_codes import REASON_OF, ExitCode
-from finetune_api.status import Stage
-from finetune_trainer.errors import PreemptedError, StageError
+from finetune_api.status import Evaluation, Stage
+from finetune_trainer.errors import GateUnmetError, PreemptedError, StageError
 
 MESSAGE_LIMIT = 1024
 _UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM)
@@ -31,17 +31,26 @@ class Failure:
     reason: Reason
     message: str
     outcome: Literal["Failed", "Preempted"] = "Failed"
+    evaluation: Evaluation | None = None
+    """Numbers by which a gate was judged."""
 
     def result(self, stage: Stage) -> StageResult:
         """The result to announce."""
-        return StageResult(stage=stage, outcome=self.outcome, reason=self.reason, message=shortened(self.message))
+        return StageResult(
+            stage=stage,
+            outcome=self.outcome,
+            reason=self.reason,
+            message=shortened(self.message),
+            evaluation=self.evaluation,
+        )
 
 
 def failure_of(error: BaseException, workspace: Path) -> Failure:
     """The failure that `error` means in a stage that works in `workspace`."""
     if isinstance(error, StageError):
         outcome: Literal["Failed", "Preempted"] = "Preempted" if isinstance(error, PreemptedError) else "Failed"
-        return Failure(error.exit_code, error.reason, str(error), outcome)
+        evaluation = error.evaluation if isinstance(error, GateUnmetError) else None
+        return Failure(error.exit_code, error.reason, str(error), outcome, evaluation)
     for cause in _causes(error):
         if _is_out_of_memory(cause):
             return _failure(ExitCode.OUT_OF_MEMORY, _out_of_memory_message(cause))

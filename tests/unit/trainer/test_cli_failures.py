@@ -3,9 +3,10 @@ from pathlib import Path
 
 import pytest
 
+from finetune_api.conditions import Reason
 from finetune_api.contract import parse_result
 from finetune_api.exit_codes import ExitCode
-from finetune_api.status import Stage
+from finetune_api.status import Evaluation, Stage
 from finetune_trainer import errors
 from finetune_trainer.failures import Failure, failure_of
 
@@ -69,3 +70,11 @@ def test_every_stage_error_keeps_its_own_code_and_reason() -> None:
     ]
     assert len({failure.exit_code for failure in failures}) == len(failures)
     assert all(failure.message == "why" for failure in failures)
+
+
+def test_an_unmet_gate_keeps_the_numbers_it_was_judged_by(tmp_path: Path) -> None:
+    evaluation = Evaluation(rows=5, baseline={"exact-match": 0.0}, tuned={"exact-match": 0.2})
+    result = failure_of(errors.GateUnmetError("exact-match 0.2, at least 0.5", evaluation), tmp_path).result(
+        Stage.EVALUATE
+    )
+    assert (result.reason, result.evaluation) == (Reason.GATE_UNMET, evaluation)

@@ -211,16 +211,25 @@ def test_steps_follow_from_rows_and_batch(
 
 
 @pytest.mark.parametrize(
+    ("eval_rows", "want_eval_every"),
+    [(1, 10), (20, 10), (80, 20), (200, 50), (400, 100), (100_000, 100)],
+)
+def test_evaluations_take_at_most_a_tenth_of_the_training_time(eval_rows: int, want_eval_every: int) -> None:
+    got = plan(rows=data(eval_rows=eval_rows), training={"maxSteps": 100, "batchSize": 16}).training
+    assert got.eval_every == want_eval_every
+
+
+@pytest.mark.parametrize(
     ("training", "eval_rows", "want"),
     [
         ({"maxSteps": 480}, 50, (10, 50, 50)),
         ({"maxSteps": 480}, 0, (10, 0, 50)),
         ({"maxSteps": 5}, 50, (5, 5, 5)),
-        ({"maxSteps": 25}, 50, (10, 10, 10)),
+        ({"maxSteps": 25}, 10, (10, 10, 10)),
         ({"maxSteps": 1}, 50, (1, 1, 1)),
         ({"maxSteps": 100, "evalEvery": 7}, 50, (10, 7, 10)),
-        ({"maxSteps": 100, "checkpointEvery": 25}, 50, (5, 10, 25)),
-        ({"maxSteps": 100, "checkpointEvery": 500}, 50, (10, 10, 100)),
+        ({"maxSteps": 100, "checkpointEvery": 25}, 10, (5, 10, 25)),
+        ({"maxSteps": 100, "checkpointEvery": 500}, 10, (10, 10, 100)),
     ],
 )
 def test_every_checkpoint_falls_on_a_logged_step(

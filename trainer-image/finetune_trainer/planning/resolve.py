@@ -39,7 +39,7 @@ def resolve(spec: FineTuneJobSpec, origin: ModelOrigin, facts: ModelFacts, data:
     shape, memory = _fitting(spec, facts, adapter, data, machine, length, batch)
     batch = _whole(spec, batch, shape.micro_batch)
     sequences = packed_count(data.lengths, length) if packing else len(data.lengths)
-    schedule = scheduled(spec.training, sequences, batch, evaluates=data.report.eval_rows > 0)
+    schedule = scheduled(spec.training, sequences, batch, data.report.eval_rows)
     return Plan(
         model=_model(origin, facts, adapter),
         method=_method(spec, facts, adapter),

@@ -8,7 +8,11 @@ from finetune_api.spec import TrainingSpec
 
 DEFAULT_EPOCHS = 3.0
 EVENTS_PER_RUN = 10
-"""Evaluations, and checkpoints, of a run by default: often enough for a curve and a short way back, and cheap."""
+"""Evaluations, and checkpoints, of a run by default at most: often enough for a curve and a short way back."""
+EVALUATION_SHARE = 0.1
+"""Part of the training time that evaluations take by default at most."""
+PASSES_PER_TRAINED_ROW = 3
+"""A backward pass costs two forward passes; an evaluated row costs one."""
 
 
 @dataclass(frozen=True)
@@ -25,8 +29,8 @@ class Schedule:
     checkpoint_every: int
 
 
-def scheduled(training: TrainingSpec, sequences: int, batch_size: int, *, evaluates: bool) -> Schedule:
-    """The schedule over `sequences` rows (or packed sequences) in batches of `batch_size`.
+def scheduled(training: TrainingSpec, sequences: int, batch_size: int, eval_rows: int) -> Schedule:
+    """The schedule over `sequences` rows (or packed sequences) in batches of `batch_size`, with `eval_rows` held out.
 
     Checkpoints fall on steps that are logged (logs come more often where the numbers do not divide), so nothing that
     is not finite is saved unseen.
@@ -34,8 +38,9 @@ def scheduled(training: TrainingSpec, sequences: int, batch_size: int, *, evalua
     per_epoch = math.ceil(sequences / batch_size)
     total = training.max_steps or max(1, math.ceil((training.epochs or DEFAULT_EPOCHS) * per_epoch))
     log_every = min(training.log_every, total)
-    eval_every = _interval(training.eval_every, total, log_every) if evaluates else 0
-    checkpoint_every = _interval(training.checkpoint_every, total, log_every)
+    evaluations = _affordable_evaluations(total * batch_size, eval_rows)
+    eval_every = _interval(training.eval_every, total, log_every, evaluations) if eval_rows else 0
+    checkpoint_every = _interval(training.checkpoint_every, total, log_every, EVENTS_PER_RUN)
     return Schedule(
         total_steps=total,
         epochs=training.epochs or (DEFAULT_EPOCHS if training.max_steps is None else total / per_epoch),
@@ -46,7 +51,12 @@ def scheduled(training: TrainingSpec, sequences: int, batch_size: int, *, evalua
     )
 
 
-def _interval(asked: int | str, total: int, log_every: int) -> int:
+def _affordable_evaluations(trained_rows: int, eval_rows: int) -> int:
+    budget = EVALUATION_SHARE * PASSES_PER_TRAINED_ROW * trained_rows
+    return min(EVENTS_PER_RUN, max(1, int(budget / max(1, eval_rows))))
+
+
+def _interval(asked: int | str, total: int, log_every: int, events: int) -> int:
     if isinstance(asked, int):
         return min(asked, total)
-    return min(total, log_every * math.ceil(total / EVENTS_PER_RUN / log_every))
+    return min(total, log_every * math.ceil(total / events / log_every))

@@ -1,5 +1,6 @@
 """Memory of each stage's pod: training gets what the user asked for, the others what the plan shows that they need."""
 
+from finetune_api.sizing import estimate_exports_bytes
 from finetune_api.spec import FineTuneJobSpec
 from finetune_api.status import Plan, Stage
 from finetune_operator.core import quantities
@@ -11,10 +12,6 @@ def memory_of(stage: Stage, spec: FineTuneJobSpec, plan: Plan | None, configurat
     if stage is Stage.PREPARE:
         return configuration.prepare_memory
     if stage is Stage.EXPORT and plan is not None:
-        return quantities.mebibytes(export_bytes(plan))
+        exports = [(export.format, export.precision) for export in plan.exports]
+        return quantities.mebibytes(estimate_exports_bytes(plan.model.parameters, exports))
     return spec.resources.memory
-
-
-def export_bytes(plan: Plan) -> float:
-    """Placeholder until the measured estimate of finetune_api.sizing is in place."""
-    return 4 * 2**30 + 12 * plan.model.parameters
