@@ -44,7 +44,8 @@ test-trainer: venv  ## The stages on tiny models of the Llama, Qwen, Phi and Gem
 	OMP_NUM_THREADS=1 $(BIN)/pytest tests/trainer -n 2 -q
 
 test-cluster: venv  ## End to end, with real pods on the local cluster
-	$(BIN)/pytest tests/cluster tests/cluster_tool -q
+	$(BIN)/pytest tests/cluster -q
+	$(BIN)/pytest tests/cluster_tool -q
 
 check: venv verify  ## Lint, types, direction of imports, generated files
 	$(BIN)/ruff check

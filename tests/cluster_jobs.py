@@ -28,7 +28,7 @@ class FineTuneJobs:
                     "dataset": {"train": {"source": "pvc://assets/data/good.jsonl"}},
                     "training": {"maxSteps": 20, "batchSize": 4, "logEvery": 1},
                     "evaluation": {"maxRows": 8, "generation": {"maxNewTokens": 4}},
-                    "resources": {"cpu": "500m", "memory": "3Gi"},
+                    "resources": {"cpu": "250m", "memory": "3Gi"},
                     "output": {"workspace": {"size": "1Gi"}},
                     **spec,
                 },

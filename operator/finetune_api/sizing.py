@@ -6,7 +6,7 @@ means.
 
 from collections.abc import Iterable
 
-EXPORT_RUNTIME_BYTES = 3 * 2**29
+EXPORT_RUNTIME_BYTES = 2 * 2**30
 """Interpreter and libraries of the stage, and of the builder's process beside it."""
 
 _BYTES_PER_PARAMETER: dict[tuple[str, str], float] = {

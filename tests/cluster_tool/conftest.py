@@ -1,4 +1,4 @@
-"""A cluster for the tests of the tool that starts it. It is the machine's own, and up again when they end."""
+"""A cluster for the tests of the tool that starts it. It is the machine's own, and as it was when they end."""
 
 from __future__ import annotations
 
@@ -17,11 +17,14 @@ TEST_IMAGE = "local-cluster/test:1"
 
 
 @pytest.fixture(scope="session")
-def kubectl() -> Kubectl:
-    """A cluster that is up, and a namespace of our own under the restricted Pod Security Standard."""
+def kubectl() -> Iterator[Kubectl]:
+    """A cluster that is up; one that was down before is down again when the tests end."""
+    was_up = clusters.chosen().status().healthy
     up = tool("up")
     assert up.returncode == 0, up.stderr
-    return Kubectl(clusters.chosen().kubeconfig)
+    yield Kubectl(clusters.chosen().kubeconfig)
+    if not was_up:
+        assert tool("down").returncode == 0
 
 
 @pytest.fixture

@@ -4,6 +4,7 @@ import contextlib
 import io
 import json
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -117,6 +118,15 @@ def test_a_graph_of_other_weights_is_refused(quantized: Run, tmp_path: Path) -> 
     sources, reference = export._sources(run, tmp_path / "scratch", [])
     with pytest.raises(ParityError, match=r"export cpu-int8 \(onnx int8\).*parity\.maxKl"):
         export._prove(sources, reference, run.plan.exports[0], "int8", folder(quantized, "cpu-int8"))
+
+
+def test_a_graph_that_its_runtime_refuses_is_named(quantized: Run, tmp_path: Path) -> None:
+    shutil.copytree(folder(quantized, "cpu-int8"), tmp_path / "broken")
+    (tmp_path / "broken" / "model.onnx").write_bytes(b"no graph")
+    (tmp_path / "scratch").mkdir()
+    sources, reference = export._sources(quantized, tmp_path / "scratch", [])
+    with pytest.raises(ParityError, match=r"export cpu-int8 .*cannot be loaded"):
+        export._prove(sources, reference, quantized.plan.exports[0], "int8", tmp_path / "broken")
 
 
 @pytest.mark.parametrize("change", ["vocabulary", "template"])

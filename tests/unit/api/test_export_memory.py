@@ -10,11 +10,11 @@ SMOLLM2 = 134_515_008
 
 @pytest.mark.parametrize(
     ("precision", "measured"),
-    # Peak resident set of the builder for SmolLM2-135M, in bytes.
-    [("fp32", 979_111_936), ("int8", 1_748_553_728), ("int4", 2_482_245_632)],
+    # SmolLM2-135M, in bytes: the stage's own peak for fp32, else the builder's peak and what the stage holds beside it.
+    [("fp32", 2_105_096_000), ("int8", 2_050_302_000 + 1_000_000_000), ("int4", 2_770_432_000 + 1_000_000_000)],
 )
 def test_the_estimate_covers_what_was_measured_without_waste(precision: str, measured: int) -> None:
-    assert measured < estimate_export_bytes(SMOLLM2, precision) < 3 * measured + GIB
+    assert measured < estimate_export_bytes(SMOLLM2, precision) < 1.6 * measured
 
 
 def test_int4_needs_more_than_int8_and_that_more_than_fp32() -> None:
@@ -34,4 +34,4 @@ def test_an_unknown_format_gets_the_largest_figure() -> None:
 def test_a_stage_needs_what_its_largest_export_needs() -> None:
     exports = [("peft", None), ("onnx", "int4"), ("safetensors", None)]
     assert estimate_exports_bytes(10**9, exports) == estimate_export_bytes(10**9, "int4")
-    assert estimate_exports_bytes(10**9, []) < 2 * GIB
+    assert estimate_exports_bytes(10**9, []) == 2 * GIB

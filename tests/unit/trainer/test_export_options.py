@@ -18,8 +18,8 @@ def test_only_measured_options_reach_the_builder() -> None:
         assert {option.partition("=")[0] for option in builder_options(precision)} <= KNOWN
 
 
-def test_int4_keeps_the_output_layer_in_int8_and_the_cache_is_never_windowed() -> None:
-    assert "matmul_mixed_precision=last_matmul:int8" in builder_options("int4")
+def test_int4_keeps_sensitive_layers_in_int8_and_the_cache_is_never_windowed() -> None:
+    assert "matmul_mixed_precision=last_matmul:int8,mixed_layers:int8" in builder_options("int4")
     assert all("windowed_kv_cache=false" in builder_options(precision) for precision in PRECISIONS)
 
 

@@ -4,7 +4,7 @@ Every format must compute the tuned model's logits within its limits. An ONNX mo
 render chats like the tuned model, through the library that applications use. Decides; must not write artefacts.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from transformers import PreTrainedTokenizerBase
 
 from finetune_api.spec import Export, ParityLimits
 from finetune_api.status import Parity
-from finetune_trainer.errors import ParityError
+from finetune_trainer.errors import ParityError, StageError
 from finetune_trainer.exporting.formats import Opened
 from finetune_trainer.exporting.onnx_runtime import GenaiModel, OnnxModel
 from finetune_trainer.exporting.parity import Comparison, greedy_gap, limits, violations
@@ -46,12 +46,22 @@ class Proof:
     tokens_per_second: float | None = None
 
 
-def prove_logits(export: Export, precision: str, opened: Opened, reference: Reference) -> Proof:
+def opened(export: Export, open_artefact: Callable[[], Opened]) -> Opened:
+    """Open the artefact as its users will. Raises ParityError when its runtime refuses it."""
+    try:
+        return open_artefact()
+    except (StageError, MemoryError):
+        raise
+    except Exception as error:
+        raise _error(export, f"it cannot be loaded ({error})") from error
+
+
+def prove_logits(export: Export, precision: str, model: Opened, reference: Reference) -> Proof:
     """Compare logits. Raises ParityError naming the export, the measured value and the limit."""
     bounds = limits(precision, export.parity)
     comparison = Comparison()
     for probe, expected in reference.parts():
-        for start, got in opened(probe):
+        for start, got in model(probe):
             stop = start + len(got)
             comparison.add(np.asarray(expected[start:stop]), got, np.array(probe.targets[start:stop]))
     measured = comparison.result(bounds)

@@ -18,7 +18,7 @@ from finetune_trainer.evaluating.rows import EvalRow, load_rows
 from finetune_trainer.exporting.card import model_card
 from finetune_trainer.exporting.digests import list_files
 from finetune_trainer.exporting.formats import FORMATS, Sources, model_id
-from finetune_trainer.exporting.gate import Proof, prove_application, prove_logits
+from finetune_trainer.exporting.gate import Proof, opened, prove_application, prove_logits
 from finetune_trainer.exporting.publishing import CARD, Destination, remove, writing
 from finetune_trainer.exporting.reference import PROBES, Reference, compute
 from finetune_trainer.exporting.report import Report
@@ -113,7 +113,9 @@ def _export(sources: Sources, reference: Reference, destination: Destination, re
 
 def _prove(sources: Sources, reference: Reference, export: Export, precision: str, folder: Path) -> Proof:
     run = sources.run
-    proof = prove_logits(export, precision, FORMATS[export.format].open(sources, folder), reference)
+    model = opened(export, lambda: FORMATS[export.format].open(sources, folder))
+    proof = prove_logits(export, precision, model, reference)
+    del model
     if export.format != "onnx":
         return proof
     used = prove_application(export, folder, run.threads, reference, load_tokenizer(run.workspace.tuned))
