@@ -4,6 +4,7 @@ import sys
 
 from demo import assets, installation, volume
 from demo.kubectl import Kubectl
+from finetune_api.status import Phase
 from finetune_cli import app
 from finetune_cli.cluster import Cluster, NotFoundError
 from local_cluster import command_line as local_cluster
@@ -22,6 +23,7 @@ def main() -> int:
     made = installation.make_images()
     kubectl = Kubectl()
     installation.install(kubectl, made)
+    _make_room(kubectl)
     kubectl("apply", "--server-side", "-f", str(EXAMPLES / "demo-namespace.yaml"))
     with step("fetching SmolLM2-135M-Instruct and Reuters R8"):
         folder = assets.assets()
@@ -32,19 +34,29 @@ def main() -> int:
     return code
 
 
-def _apply_job(kubectl: Kubectl) -> None:
-    """A job that runs is followed; one that has ended makes room for a new one."""
+def _phase(kubectl: Kubectl) -> Phase | None:
+    """Phase of the demo's job; None when there is none."""
     try:
-        job = Cluster(kubeconfig=str(kubectl.kubeconfig)).job(NAMESPACE, JOB)
+        return Cluster(kubeconfig=str(kubectl.kubeconfig)).job(NAMESPACE, JOB).status.phase
     except NotFoundError:
-        pass
-    else:
-        if not job.status.phase.terminal:
-            say(f"FineTuneJob {JOB} is running already; following it")
-            return
-        say(f"deleting FineTuneJob {JOB} of an earlier demo ({job.status.phase})")
+        return None
+
+
+def _make_room(kubectl: Kubectl) -> None:
+    """A job that has ended goes, and what it published with it: a destination belongs to the job that wrote it."""
+    phase = _phase(kubectl)
+    if phase is not None and phase.terminal:
+        say(f"deleting FineTuneJob {JOB} of an earlier demo ({phase}) and what it published")
         kubectl("delete", "finetunejob", JOB, "-n", NAMESPACE, "--cascade=foreground", "--timeout=120s")
-    say(kubectl("apply", "--server-side", "-n", NAMESPACE, "-f", str(EXAMPLES / "demo.yaml")).strip())
+        kubectl("delete", "pvc", "models", "-n", NAMESPACE, "--timeout=120s")
+
+
+def _apply_job(kubectl: Kubectl) -> None:
+    """A job that runs is followed."""
+    if _phase(kubectl) is not None:
+        say(f"FineTuneJob {JOB} is there already; following it")
+    else:
+        say(kubectl("apply", "--server-side", "-n", NAMESPACE, "-f", str(EXAMPLES / "demo.yaml")).strip())
 
 
 def _say_what_next(kubectl: Kubectl) -> None:

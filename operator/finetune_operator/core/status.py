@@ -31,6 +31,8 @@ PHASE_OF = {
     Stage.EVALUATE: Phase.EVALUATING,
     Stage.EXPORT: Phase.EXPORTING,
 }
+UNIT_OF = {Stage.PREPARE: "step", Stage.TRAIN: "step", Stage.EVALUATE: "row", Stage.EXPORT: "artifact"}
+"""What a stage counts."""
 MESSAGE_LIMIT = 1024
 
 
@@ -117,7 +119,7 @@ def with_progress(status: FineTuneJobStatus, report: ProgressReport) -> FineTune
 def progress_message(report: ProgressReport) -> str:
     """As in `step 120 of 480, loss 1.83, 4 min left`."""
     progress, metrics = report.progress, report.metrics
-    unit = "step" if progress.stage is Stage.TRAIN else "row"
+    unit = UNIT_OF[progress.stage]
     parts = []
     if progress.total_steps:
         parts.append(f"{unit} {progress.step} of {progress.total_steps}")

@@ -10,6 +10,7 @@ from finetune_api.contract import ProgressReport, StageResult
 from finetune_api.status import Checkpoint, Metrics, Phase, Progress, Stage
 from finetune_operator.core.observed import Refusal
 from finetune_operator.core.plan import plan
+from finetune_operator.core.status import progress_message
 from world import World
 
 STAGES = [*Stage]
@@ -107,6 +108,20 @@ def test_progress_reaches_the_status() -> None:
     assert world.status["message"] == "step 120 of 480, loss 1.83, 4 min left"
     assert world.status["metrics"]["loss"] == "1.834"
     assert world.status["checkpoint"]["step"] == 100
+
+
+@pytest.mark.parametrize(
+    ("stage", "want"),
+    [
+        (Stage.PREPARE, "step 1 of 3"),
+        (Stage.TRAIN, "step 1 of 3"),
+        (Stage.EVALUATE, "row 1 of 3"),
+        (Stage.EXPORT, "artifact 1 of 3"),
+    ],
+)
+def test_each_stage_counts_what_it_works_on(stage: Stage, want: str) -> None:
+    progress = Progress(stage=stage, step=1, total_steps=3)
+    assert progress_message(ProgressReport(job_uid="a", attempt=1, progress=progress)) == want
 
 
 @pytest.mark.parametrize(
