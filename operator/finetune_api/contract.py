@@ -1,6 +1,6 @@
 """What operator and stage pods tell each other: a request as one JSON file, progress over HTTP, a result at the end."""
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
@@ -143,8 +143,3 @@ def parse_result(text: str) -> StageResult | None:
         return StageResult.model_validate_json(text)
     except ValueError:
         return None
-
-
-def parse_json(document: dict[str, Any]) -> FineTuneJobSpec:
-    """The spec of a FineTuneJob object as the API server returns it."""
-    return FineTuneJobSpec.model_validate(document.get("spec") or {})
