@@ -1,5 +1,8 @@
 """What operator and stage pods tell each other: a request as one JSON file, progress over HTTP, a result at the end."""
 
+import json
+import zlib
+from base64 import b64decode, b64encode
 from typing import Annotated, Literal
 
 from pydantic import Field
@@ -23,6 +26,8 @@ from finetune_api.values import Timestamp
 CONTRACT_VERSION = 1
 TERMINATION_MESSAGE_LIMIT = 4096
 """Bytes that the kubelet keeps of a container's termination message."""
+PACKED = "zlib"
+UNPACKED_LIMIT = 1 << 20
 
 
 class JobRef(ApiModel):
@@ -79,25 +84,25 @@ class StageResult(ApiModel):
     finished_at: Timestamp | None = None
 
     def termination_message(self) -> str:
-        """JSON of at most TERMINATION_MESSAGE_LIMIT bytes: what does not fit is left out, least needed first."""
+        """JSON of at most TERMINATION_MESSAGE_LIMIT bytes, which `parse_result` reads.
+
+        What is longer is packed: `{"zlib": <base64 of the compressed JSON>}`. What does not fit even so is left out,
+        least needed first.
+        """
         result = self
-        for shorter in (
-            _halve_history,
-            _halve_history,
-            _halve_history,
-            _drop_history,
-            _cut_warnings,
-            _cut_targets,
-            _cut_message,
-        ):
-            text = result.model_dump_json(by_alias=True, exclude_none=True, exclude_defaults=True)
-            if len(text.encode()) <= TERMINATION_MESSAGE_LIMIT:
+        for shorter in (_halve_history, _halve_history, _drop_history, _cut_warnings, _cut_targets, _cut_message):
+            if text := _fitting(result):
                 return text
             result = shorter(result)
-        text = result.model_dump_json(by_alias=True, exclude_none=True, exclude_defaults=True)
-        if len(text.encode()) > TERMINATION_MESSAGE_LIMIT:
-            raise ValueError(f"the result of {self.stage} does not fit into a termination message: {len(text)} bytes")
-        return text
+        if text := _fitting(result):
+            return text
+        raise ValueError(f"the result of {self.stage} does not fit into a termination message")
+
+
+def _fitting(result: StageResult) -> str | None:
+    plain = result.model_dump_json(by_alias=True, exclude_none=True, exclude_defaults=True)
+    packed = json.dumps({PACKED: b64encode(zlib.compress(plain.encode(), level=9)).decode()})
+    return next((text for text in (plain, packed) if len(text.encode()) <= TERMINATION_MESSAGE_LIMIT), None)
 
 
 def _halve_history(result: StageResult) -> StageResult:
@@ -140,6 +145,15 @@ def thinned(points: list[HistoryPoint], limit: int) -> list[HistoryPoint]:
 def parse_result(text: str) -> StageResult | None:
     """The result in a termination message, or None when the text is something else (a kernel message, a traceback)."""
     try:
-        return StageResult.model_validate_json(text)
-    except ValueError:
+        return StageResult.model_validate_json(_unpacked(text))
+    except (ValueError, zlib.error):
         return None
+
+
+def _unpacked(text: str) -> str | bytes:
+    document = json.loads(text)
+    packed = document.get(PACKED) if isinstance(document, dict) else None
+    if not isinstance(packed, str):
+        return text
+    # The limit keeps a hostile pod from filling the operator's memory.
+    return zlib.decompressobj().decompress(b64decode(packed), UNPACKED_LIMIT)

@@ -185,8 +185,11 @@ def test_without_destination_artefacts_stay_in_the_workspace(tmp_path: Path) -> 
 def test_an_export_outside_its_limits_is_named_and_not_published(tmp_path: Path) -> None:
     strict = MERGED | {"parity": {"maxAbs": 1e-12}}
     run = tuned_run(tmp_path, exports=[ADAPTER, strict])
-    with pytest.raises(ParityError, match=r"export merged \(safetensors\).*parity\.maxAbs: .*the limit is 1e-12"):
+    with pytest.raises(
+        ParityError, match=r"export merged \(safetensors\).*parity\.maxAbs: .*the limit is 1e-12"
+    ) as error:
         export.execute(run)
+    assert [artifact.name for artifact in error.value.artifacts] == ["adapter"]
     assert sorted(path.name for path in published(run).iterdir()) == ["adapter", "report.json"]
     assert json.loads((published(run) / "report.json").read_text())["complete"] is False
 

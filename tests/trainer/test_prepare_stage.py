@@ -16,6 +16,7 @@ from finetune_trainer.errors import (
     InvalidModelError,
     InvalidSpecError,
     NotSupportedError,
+    OutputUnwritableError,
     SourceNotFoundError,
     StageError,
 )
@@ -93,6 +94,15 @@ def test_the_smallest_job_leaves_model_rows_and_plan(root: Path) -> None:
     assert held.column_names == ["input_ids", "completion_mask", "prompt_ids", "reference"]
     assert {str(train.features[name].feature.dtype) for name in train.column_names} == {"int32", "int8"}
     assert sorted(held["reference"]) == sorted(LABELS)
+
+
+def test_a_destination_of_another_job_is_refused_before_anything_is_read(root: Path) -> None:
+    report = root / "claims" / "models" / "bot" / "report.json"
+    report.parent.mkdir(parents=True)
+    report.write_text(json.dumps({"job": {"uid": "somebody-else"}}))
+    message = refused(root, OutputUnwritableError, output={"destination": "pvc://models/bot"})
+    assert message.startswith(f"output.destination pvc://models/bot: {report} belongs to another job")
+    assert not (root / "workspace" / "model").exists()
 
 
 def test_the_report_counts_rows_and_tokens(root: Path) -> None:

@@ -19,15 +19,21 @@ StageError
 └── PreemptedError          asked to stop; a checkpoint is saved
 """
 
+from collections.abc import Sequence
+
 from finetune_api.conditions import Reason
 from finetune_api.exit_codes import REASON_OF, ExitCode
-from finetune_api.status import Evaluation
+from finetune_api.status import Artifact, Evaluation
 
 
 class StageError(Exception):
     """A stage ended with a cause that a user can act on; the message names file, field or line and the way out."""
 
     exit_code: ExitCode = ExitCode.CRASHED
+    evaluation: Evaluation | None = None
+    """Numbers that were measured before it ended."""
+    artifacts: Sequence[Artifact] = ()
+    """What was published before it ended, and stays."""
 
     @property
     def reason(self) -> Reason:

@@ -6,7 +6,7 @@ importing a library only for its exceptions would cost seconds.
 
 import errno
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -14,8 +14,8 @@ from typing import Literal
 from finetune_api.conditions import Reason
 from finetune_api.contract import StageResult
 from finetune_api.exit_codes import REASON_OF, ExitCode
-from finetune_api.status import Evaluation, Stage
-from finetune_trainer.errors import GateUnmetError, PreemptedError, StageError
+from finetune_api.status import Artifact, Evaluation, Stage
+from finetune_trainer.errors import PreemptedError, StageError
 
 MESSAGE_LIMIT = 1024
 _UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM)
@@ -32,7 +32,7 @@ class Failure:
     message: str
     outcome: Literal["Failed", "Preempted"] = "Failed"
     evaluation: Evaluation | None = None
-    """Numbers by which a gate was judged."""
+    artifacts: Sequence[Artifact] = ()
 
     def result(self, stage: Stage) -> StageResult:
         """The result to announce."""
@@ -42,6 +42,7 @@ class Failure:
             reason=self.reason,
             message=shortened(self.message),
             evaluation=self.evaluation,
+            artifacts=list(self.artifacts),
         )
 
 
@@ -49,8 +50,7 @@ def failure_of(error: BaseException, workspace: Path) -> Failure:
     """The failure that `error` means in a stage that works in `workspace`."""
     if isinstance(error, StageError):
         outcome: Literal["Failed", "Preempted"] = "Preempted" if isinstance(error, PreemptedError) else "Failed"
-        evaluation = error.evaluation if isinstance(error, GateUnmetError) else None
-        return Failure(error.exit_code, error.reason, str(error), outcome, evaluation)
+        return Failure(error.exit_code, error.reason, str(error), outcome, error.evaluation, error.artifacts)
     for cause in _causes(error):
         if _is_out_of_memory(cause):
             return _failure(ExitCode.OUT_OF_MEMORY, _out_of_memory_message(cause))

@@ -82,12 +82,20 @@ def test_credentials_reach_prepare_alone_and_only_by_reference() -> None:
 
 
 @pytest.mark.parametrize("stage", STAGES)
-def test_only_export_may_write_to_the_destination_and_nothing_to_a_source(stage: Stage) -> None:
+def test_prepare_may_look_at_the_destination_and_only_export_write_to_it(stage: Stage) -> None:
     pod = pod_of_stage(stage, output={"destination": "pvc://published/bot"})["spec"]
     mounts = {m["mountPath"]: m.get("readOnly", False) for m in pod["containers"][0]["volumeMounts"]}
     assert mounts[f"{names.CLAIMS_PATH}/models"] is True
     assert mounts[f"{names.CLAIMS_PATH}/datasets"] is True
-    assert mounts.get(f"{names.CLAIMS_PATH}/published") == (False if stage is Stage.EXPORT else None)
+    assert mounts.get(f"{names.CLAIMS_PATH}/published") == {Stage.PREPARE: True, Stage.EXPORT: False}.get(stage)
+
+
+@pytest.mark.parametrize(("stage", "read_only"), [(Stage.PREPARE, True), (Stage.EXPORT, False)])
+def test_a_claim_that_is_source_and_destination_is_mounted_once(stage: Stage, read_only: bool) -> None:
+    pod = pod_of_stage(stage, output={"destination": "pvc://models/tuned"})["spec"]
+    mounts = {m["mountPath"]: m.get("readOnly", False) for m in pod["containers"][0]["volumeMounts"]}
+    assert mounts[f"{names.CLAIMS_PATH}/models"] is read_only
+    assert len(mounts) == len(pod["containers"][0]["volumeMounts"])
 
 
 def test_a_job_that_downloads_nothing_has_no_way_out() -> None:

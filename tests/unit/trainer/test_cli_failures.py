@@ -6,7 +6,7 @@ import pytest
 from finetune_api.conditions import Reason
 from finetune_api.contract import parse_result
 from finetune_api.exit_codes import ExitCode
-from finetune_api.status import Evaluation, Stage
+from finetune_api.status import Artifact, Evaluation, Stage
 from finetune_trainer import errors
 from finetune_trainer.failures import Failure, failure_of
 
@@ -70,6 +70,14 @@ def test_every_stage_error_keeps_its_own_code_and_reason() -> None:
     ]
     assert len({failure.exit_code for failure in failures}) == len(failures)
     assert all(failure.message == "why" for failure in failures)
+
+
+def test_what_was_published_before_a_failure_is_told(tmp_path: Path) -> None:
+    error = errors.ParityError("export cpu-int4: parity.maxKl 0.3, the limit is 0.02")
+    error.artifacts = [
+        Artifact(name="adapter", format="peft", uri="pvc://out/adapter", size_bytes=7, digest="sha256:0")
+    ]
+    assert failure_of(error, tmp_path).result(Stage.EXPORT).artifacts == error.artifacts
 
 
 def test_an_unmet_gate_keeps_the_numbers_it_was_judged_by(tmp_path: Path) -> None:

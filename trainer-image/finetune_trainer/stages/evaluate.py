@@ -50,7 +50,7 @@ def _measured(run: Run, rows: list[EvalRow]) -> tuple[Measurement, Measurement |
         stops=stop_ids(model, tokenizer, rows),
         max_new_tokens=run.spec.evaluation.generation.max_new_tokens,
     )
-    on_rows = _Progress(run, task.passes * (2 if run.spec.evaluation.baseline else 1))
+    on_rows = _Progress(run, len(rows), task.passes * (2 if run.spec.evaluation.baseline else 1))
     tuned = measure(model, task, on_rows)
     del model  # the base of a fully tuned model needs its room
     if not run.spec.evaluation.baseline:
@@ -60,15 +60,15 @@ def _measured(run: Run, rows: list[EvalRow]) -> tuple[Measurement, Measurement |
 
 
 class _Progress:
-    """Counts rows through the models and reports them."""
+    """Counts rows through the models; reports them as rows of the data, which pass several times."""
 
-    def __init__(self, run: Run, total: int) -> None:
-        self._run, self._total, self._done = run, total, 0
-        run.progress.update(0, total)
+    def __init__(self, run: Run, rows: int, passes: int) -> None:
+        self._run, self._rows, self._passes, self._done = run, rows, passes, 0
+        run.progress.update(0, rows)
 
-    def __call__(self, rows: int) -> None:
-        self._done += rows
-        self._run.progress.update(self._done, self._total)
+    def __call__(self, passed: int) -> None:
+        self._done += passed
+        self._run.progress.update(self._rows * self._done // self._passes, self._rows)
 
 
 def _metrics(run: Run) -> list[str]:

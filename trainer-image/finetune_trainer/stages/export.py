@@ -13,6 +13,7 @@ import torch
 from finetune_api.contract import StageResult
 from finetune_api.spec import Export
 from finetune_api.status import Stage
+from finetune_trainer.errors import StageError
 from finetune_trainer.evaluating.generating import stop_ids
 from finetune_trainer.evaluating.rows import EvalRow, load_rows
 from finetune_trainer.exporting.card import model_card
@@ -35,7 +36,8 @@ def execute(run: Run) -> StageResult:
     """Export everything in plan.exports.
 
     Raises ParityError for an artefact that computes something else, OutputUnwritableError for a volume that is full,
-    read-only or somebody else's, NotSupportedError for an architecture that a format does not know.
+    read-only or somebody else's, NotSupportedError for an architecture that a format does not know; each carries the
+    artefacts that were published before.
     """
     destination = Destination(run)
     destination.check([export.name for export in run.plan.exports])
@@ -45,7 +47,11 @@ def execute(run: Run) -> StageResult:
         destination.remove_leftovers()
         report.reopen()
         report.write(complete=False)
-        _export_missing(run, destination, report)
+        try:
+            _export_missing(run, destination, report)
+        except StageError as error:
+            error.artifacts = report.artifacts
+            raise
         card = model_card(report.write(complete=True), model_id(run))
         write_atomically(destination.folder / CARD, card.encode())
     return StageResult(

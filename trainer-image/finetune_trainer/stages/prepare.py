@@ -13,6 +13,7 @@ from finetune_api.contract import StageResult
 from finetune_api.status import Plan, Stage
 from finetune_trainer.data.preparation import PreparedData, prepare_data
 from finetune_trainer.errors import InvalidModelError, NotSupportedError
+from finetune_trainer.exporting.publishing import check_destination
 from finetune_trainer.models.inspection import ModelFacts, inspect_model
 from finetune_trainer.models.load import load_tokenizer
 from finetune_trainer.models.sources import SourcedModel, bring_model
@@ -55,6 +56,7 @@ def _check_spec(run: Run) -> None:
             "not supported yet: model.trustRemoteCode=True; code that comes with a model is never run"
         )
     check_extra(run.spec.training.extra)
+    check_destination(run)
 
 
 def _prepare_rows(run: Run, facts: ModelFacts) -> PreparedData:

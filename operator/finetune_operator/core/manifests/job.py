@@ -161,14 +161,15 @@ def _volumes(job: Manifest, spec: FineTuneJobSpec, stage: Stage) -> tuple[list[d
 
 
 def _claims(spec: FineTuneJobSpec, stage: Stage) -> dict[str, bool]:
-    """Claims that a stage mounts, and whether it writes to them: the destination, in export only."""
+    """Claims that a stage mounts, and whether it writes to them: the destination is looked at in prepare, and written
+    in export only."""
     sources = [spec.model.source, spec.dataset.train.source]
     if spec.dataset.eval:
         sources.append(spec.dataset.eval.source)
     claims = {_claim(source): False for source in sources if source.startswith("pvc://")}
     destination = spec.output.destination or ""
-    if stage is Stage.EXPORT and destination.startswith("pvc://"):
-        claims[_claim(destination)] = True
+    if stage in (Stage.PREPARE, Stage.EXPORT) and destination.startswith("pvc://"):
+        claims[_claim(destination)] = stage is Stage.EXPORT
     return claims
 
 

@@ -1,0 +1,101 @@
+"""The result of a stage fits into a termination message and is read back as it was."""
+
+import json
+import zlib
+from base64 import b64encode
+from hashlib import sha256
+
+import pytest
+
+from builders import make_plan
+from finetune_api.conditions import Reason
+from finetune_api.contract import TERMINATION_MESSAGE_LIMIT, StageResult, parse_result
+from finetune_api.spec import Export
+from finetune_api.status import Artifact, Evaluation, HistoryPoint, Parity, Stage
+
+NAMES = [f"production-cpu-int4-candidate-{i}" for i in range(16)]
+
+
+def artifact(name: str) -> Artifact:
+    """An artefact as export reports it, in a long destination."""
+    return Artifact(
+        name=name,
+        format="onnx",
+        precision="int4",
+        uri=f"pvc://published-models/teams/customer-support/assistants/2026-11-21/{name}",
+        size_bytes=117_000_000,
+        digest=f"sha256:{sha256(name.encode()).hexdigest()}",
+        parity=Parity(max_abs=0.1234, kl=0.01061, top1=0.998, perplexity_ratio=1.0012, passed=True),
+        tokens_per_second=31.4159,
+    )
+
+
+def longest_result(stage: Stage) -> StageResult:
+    metrics = [f"metric-number-{i}" for i in range(32)]
+    return StageResult(
+        stage=stage,
+        outcome="Succeeded",
+        message="16 artefacts published, " * 40,
+        plan=make_plan().model_copy(
+            update={"exports": [Export(name=name, format="onnx", precision="int4") for name in NAMES]}
+        ),
+        history=[HistoryPoint(step=i, loss=4.0 / (1 + i)) for i in range(100)],
+        evaluation=Evaluation(
+            rows=200,
+            baseline={name: i / 8 for i, name in enumerate(metrics)},
+            tuned={name: i / 4 for i, name in enumerate(metrics)},
+        ),
+        artifacts=[artifact(name) for name in NAMES],
+    )
+
+
+def test_a_short_result_can_be_read_by_people() -> None:
+    result = StageResult(stage=Stage.EXPORT, outcome="Succeeded", artifacts=[artifact("adapter")])
+    assert json.loads(result.termination_message())["artifacts"][0]["name"] == "adapter"
+    assert parse_result(result.termination_message()) == result
+
+
+def test_a_result_of_sixteen_exports_and_thirty_two_metrics_arrives_whole() -> None:
+    result = longest_result(Stage.EXPORT)
+    assert len(result.model_dump_json(by_alias=True, exclude_none=True)) > 3 * TERMINATION_MESSAGE_LIMIT
+    message = result.termination_message()
+    assert len(message.encode()) <= TERMINATION_MESSAGE_LIMIT
+    found = parse_result(message)
+    assert found is not None
+    assert (found.artifacts, found.evaluation, found.plan) == (result.artifacts, result.evaluation, result.plan)
+
+
+def test_of_what_does_not_fit_the_curve_goes_first() -> None:
+    points = [HistoryPoint(step=i, loss=round(1 / (i + 1.37), 5)) for i in range(1200)]
+    found = parse_result(
+        StageResult(stage=Stage.TRAIN, outcome="Succeeded", message="done", history=points).termination_message()
+    )
+    assert found is not None
+    assert found.message == "done"
+    assert 0 < len(found.history) < len(points)
+    assert (found.history[0], found.history[-1]) == (points[0], points[-1])
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "Killed",
+        "[]",
+        '"text"',
+        "null",
+        '{"zlib": 7}',
+        '{"zlib": "not base64!"}',
+        '{"zlib": "AAAA"}',
+        json.dumps({"zlib": b64encode(zlib.compress(b"nothing to read")).decode()}),
+        json.dumps({"zlib": b64encode(zlib.compress(b" " * (1 << 26))).decode()}),
+        '{"stage": "train"}',
+    ],
+)
+def test_what_is_no_result_is_none(text: str) -> None:
+    assert parse_result(text) is None
+
+
+def test_a_failed_result_keeps_its_reason() -> None:
+    result = StageResult(stage=Stage.TRAIN, outcome="Failed", reason=Reason.NON_FINITE_LOSS, message="step 3: NaN")
+    assert parse_result(result.termination_message()) == result
