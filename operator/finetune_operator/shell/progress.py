@@ -26,6 +26,8 @@ log = structlog.get_logger()
 PATH = "/progress"
 SIZE_LIMIT = 64 * 1024
 """Bytes of one report."""
+STARTUP_SECONDS = 60.0
+"""A pod that does not answer this soon after its container started is no news: Python is importing."""
 COMPLAINT_SECONDS = 60.0
 """Time between two log lines about one pod whose reports are of no use."""
 
@@ -89,6 +91,7 @@ class PodReader:
 class _Followed:
     target: ProgressTarget
     task: asyncio.Task[None]
+    since: float
     report: ProgressReport | None = None
     complained_at: float = float("-inf")
 
@@ -103,12 +106,14 @@ class ProgressReader:
         interval: float,
         max_rate: float,
         concurrency: int,
+        startup: float = STARTUP_SECONDS,
         changed: Callable[[str], None],
         count: Callable[[str], None] = lambda _result: None,
     ) -> None:
         self._reader = reader
         self._interval = interval
         self._max_rate = max_rate
+        self._startup = startup
         self._slots = asyncio.Semaphore(concurrency)
         self._changed = changed
         self._count = count
@@ -134,7 +139,7 @@ class ProgressReader:
         if target is not None:
             namespace = job["metadata"]["namespace"]
             task = asyncio.create_task(self._follow(uid, namespace, target), name=f"progress of {uid}")
-            self._followed[uid] = _Followed(target, task)
+            self._followed[uid] = _Followed(target, task, asyncio.get_running_loop().time())
 
     def forget(self, uid: str) -> None:
         """Stop reading for a job."""
@@ -182,6 +187,8 @@ class ProgressReader:
         self._count(result)
         followed = self._followed.get(uid)
         now = asyncio.get_running_loop().time()
-        if followed is not None and now - followed.complained_at >= COMPLAINT_SECONDS:
+        if followed is None or (result == "unreachable" and now - followed.since < self._startup):
+            return
+        if now - followed.complained_at >= COMPLAINT_SECONDS:
             followed.complained_at = now
             log.warning("cannot read progress", uid=uid, pod=target.pod_name, result=result, error=why)

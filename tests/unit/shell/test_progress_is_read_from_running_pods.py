@@ -98,16 +98,17 @@ async def test_a_redirect_is_not_followed(pod: Pod) -> None:
 class Following:
     """A progress reader with a short interval, and what it reported."""
 
-    def __init__(self, pod: Pod, interval: float = 0.001) -> None:
+    def __init__(self, pod: Pod, startup: float = 60.0) -> None:
         self.changed: list[str] = []
         self.results: list[str] = []
         self.wanted = 0
         self.enough = asyncio.Event()
         self.progress = ProgressReader(
             pod.reader("direct"),
-            interval=interval,
+            interval=0.001,
             max_rate=1000.0,
             concurrency=2,
+            startup=startup,
             changed=self.changed.append,
             count=self._count,
         )
@@ -161,6 +162,16 @@ async def test_garbage_and_reports_about_other_jobs_are_ignored_and_logged_once(
     assert set(following.results) == {want_result}
     assert (following.changed, following.progress.report("u1")) == ([], None)
     assert [line["result"] for line in logs] == [want_result]
+
+
+@pytest.mark.parametrize(("startup", "want"), [(60.0, []), (0.0, ["unreachable"])])
+async def test_a_pod_that_is_still_starting_is_no_news(pod: Pod, startup: float, want: list[str]) -> None:
+    following = Following(pod, startup)
+    pod.server.answer(b"", 503)
+    with capture_logs() as logs:
+        await following.until(3)
+    following.progress.forget_all()
+    assert [line["result"] for line in logs] == want
 
 
 async def test_a_useless_answer_does_not_hide_the_last_good_one(following: Following) -> None:
