@@ -21,6 +21,7 @@ from finetune_api.status import (
     Stage,
 )
 from finetune_operator.core.configuration import Configuration
+from finetune_operator.core.queueing import QUEUE_LABEL
 from finetune_operator.core.timestamps import stamp
 
 NOW = datetime(2026, 11, 21, 12, 0, 0, tzinfo=UTC)
@@ -49,6 +50,10 @@ class JobBuilder:
     def suspended(self, value: bool = True) -> JobBuilder:
         return self.with_spec(policy={"suspend": value})
 
+    def in_queue(self, queue: str, **labels: str) -> JobBuilder:
+        self._document["metadata"]["labels"] = {QUEUE_LABEL: queue, **labels}
+        return self
+
     def deleted(self) -> JobBuilder:
         self._document["metadata"]["deletionTimestamp"] = stamp(NOW)
         return self
@@ -73,6 +78,30 @@ def job_from(manifest: dict[str, Any], uid: str = "", created: datetime = NOW) -
     stored = copy.deepcopy(manifest)
     stored["metadata"] |= {"uid": uid or f"child-{next(_uids)}", "creationTimestamp": stamp(created)}
     return stored
+
+
+def workload_of(job: dict[str, Any]) -> dict[str, Any]:
+    """What Kueue keeps for a Job in one of its queues; a merge patch changes it."""
+    return {
+        "apiVersion": "kueue.x-k8s.io/v1beta2",
+        "kind": "Workload",
+        "metadata": {
+            "name": f"job-{job['metadata']['name']}-1a2b3",
+            "namespace": job["metadata"]["namespace"],
+            "uid": f"workload-{next(_uids)}",
+            "ownerReferences": [{"kind": "Job", "uid": job["metadata"]["uid"], "controller": True}],
+        },
+        "spec": {"active": True},
+        "status": {},
+    }
+
+
+def merged(document: dict[str, Any], patch: dict[str, Any]) -> dict[str, Any]:
+    """`document` after a JSON merge patch (RFC 7386)."""
+    result = dict(document)
+    for key, value in patch.items():
+        result[key] = merged(result.get(key) or {}, value) if isinstance(value, dict) else value
+    return {key: value for key, value in result.items() if value is not None}
 
 
 def finished(job: dict[str, Any], kind: str, at: datetime = NOW, message: str = "") -> dict[str, Any]:

@@ -9,7 +9,7 @@ import copy
 from datetime import timedelta
 from typing import Any
 
-from builders import CONFIGURATION, NOW, finished, job_from, make_result, pod_of
+from builders import CONFIGURATION, NOW, finished, job_from, make_result, merged, pod_of, workload_of
 from finetune_api import names
 from finetune_api.contract import ProgressReport, StageResult
 from finetune_api.status import Phase, Stage
@@ -32,6 +32,7 @@ class World:
         self.jobs: dict[str, dict[str, Any]] = {}
         self.pods: dict[str, dict[str, Any]] = {}
         self.others: dict[str, dict[str, Any]] = {}
+        self.workloads: dict[str, dict[str, Any]] = {}
         self.report: ProgressReport | None = None
         self.refusals: tuple[Refusal, ...] = ()
         self.history: list[str] = []
@@ -49,6 +50,7 @@ class World:
                 jobs=tuple(self.jobs.values()),
                 pods=tuple(self.pods.values()),
                 others=tuple(self.others.values()),
+                workloads=tuple(self.workloads.values()),
                 report=self.report,
                 confirmed=confirmed,
                 refusals=self.refusals,
@@ -82,8 +84,9 @@ class World:
         for manifest in decided.create:
             self._create(manifest)
         for patch in decided.patch:
-            self.jobs[patch.name]["spec"] |= copy.deepcopy(patch.body["spec"])
-            self._wrote(f"patch {patch.name}")
+            shelf = self.jobs if patch.kind == "Job" else self.workloads
+            shelf[patch.name] = merged(shelf[patch.name], copy.deepcopy(patch.body))
+            self._wrote(f"patch {patch.kind} {patch.name}")
         for deletion in decided.delete:
             self._delete(deletion.kind, deletion.name)
         self.events += [f"{e.type} {e.reason}" for e in decided.events]
@@ -148,6 +151,36 @@ class World:
 
     def remove_pods(self) -> None:
         self.pods.clear()
+
+    # The queue
+
+    def notice(self) -> dict[str, Any]:
+        """Kueue takes notice of the live Job."""
+        job = self.live_job
+        assert job is not None, "no Job is live"
+        workload = workload_of(job)
+        self.workloads[workload["metadata"]["name"]] = workload
+        return workload
+
+    def say(self, workload: dict[str, Any], kind: str, value: str, reason: str, message: str) -> None:
+        """Kueue sets a condition of its Workload."""
+        stored = self.workloads[workload["metadata"]["name"]]
+        others = [c for c in stored["status"].get("conditions", []) if c["type"] != kind]
+        stored["status"]["conditions"] = [
+            *others,
+            {"type": kind, "status": value, "reason": reason, "message": message},
+        ]
+
+    def admit(self) -> None:
+        """Kueue lets the live Job run."""
+        assert self.live_job is not None, "no Job is live"
+        self.live_job["spec"]["suspend"] = False
+
+    def evict(self) -> None:
+        """Kueue stops the live Job; its pod ends and goes."""
+        assert self.live_job is not None, "no Job is live"
+        self.live_job["spec"]["suspend"] = True
+        self.remove_pods()
 
     # What is to be seen
 

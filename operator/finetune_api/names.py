@@ -19,6 +19,8 @@ LABEL_JOB_NAME = f"{GROUP}/job-name"
 LABEL_STAGE = f"{GROUP}/stage"
 LABEL_ATTEMPT = f"{GROUP}/attempt"
 
+ANNOTATION_SUSPENDED = f"{GROUP}/suspended-by"
+"""On a queue manager's Workload that was stopped for policy.suspend, and that resuming may start again."""
 ANNOTATION_REQUEST = f"{GROUP}/request"
 """The StageRequest as JSON on the pod template; the downward API mounts it at REQUEST_PATH."""
 

@@ -23,9 +23,10 @@ class Deletion:
 
 
 @dataclass(frozen=True)
-class JobPatch:
-    """A merge patch of a batch/v1 Job of this job's namespace."""
+class Patch:
+    """A merge patch of an object of this job's namespace, only if it still has this uid."""
 
+    kind: Literal["Job", "Workload"]
     name: str
     uid: str
     body: dict[str, Any]
@@ -56,7 +57,7 @@ class Plan:
     status: Manifest | None = None
     """The whole new status, when it differs from the stored one."""
     create: tuple[Manifest, ...] = ()
-    patch: tuple[JobPatch, ...] = ()
+    patch: tuple[Patch, ...] = ()
     delete: tuple[Deletion, ...] = ()
     events: tuple[Event, ...] = ()
     requeue_after: float | None = None

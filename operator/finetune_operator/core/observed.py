@@ -32,6 +32,8 @@ class Observed:
     """Pods labelled with the job's uid."""
     others: tuple[Manifest, ...] = ()
     """PersistentVolumeClaims and NetworkPolicies labelled with the job's uid."""
+    workloads: tuple[Manifest, ...] = ()
+    """A queue manager's Workloads that belong to one of `jobs`."""
     report: ProgressReport | None = None
     """Last progress read from the running pod."""
     confirmed: bool = False

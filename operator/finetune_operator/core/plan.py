@@ -12,9 +12,9 @@ from finetune_api.conditions import ConditionType, Reason
 from finetune_api.contract import StageResult, thinned
 from finetune_api.spec import FineTuneJobSpec
 from finetune_api.status import HISTORY_LIMIT, Child, FineTuneJobStatus, Phase, Progress, Stage
-from finetune_operator.core import checks, failures, stages
+from finetune_operator.core import checks, failures, queueing, stages, suspension
 from finetune_operator.core import status as statuses
-from finetune_operator.core.actions import Deletion, Event, JobPatch, Plan, ProgressTarget
+from finetune_operator.core.actions import Deletion, Event, Patch, Plan, ProgressTarget
 from finetune_operator.core.configuration import Configuration
 from finetune_operator.core.events import events_between
 from finetune_operator.core.identity import child_name, owned_by, uid_of
@@ -24,7 +24,7 @@ from finetune_operator.core.manifests.storage import workspace_claim
 from finetune_operator.core.observed import Manifest, Observed
 from finetune_operator.core.timestamps import parse, seconds_between, stamp
 
-__all__ = ["Deletion", "Event", "JobPatch", "Plan", "ProgressTarget", "plan"]
+__all__ = ["Deletion", "Event", "Patch", "Plan", "ProgressTarget", "plan"]
 
 PATIENCE_SECONDS = 15.0
 """A pod that has waited for less is starting; one that has waited longer gets its reason into the status."""
@@ -134,22 +134,19 @@ class _Planner:
         return self.spec.policy.suspend
 
     def _track_suspension(self) -> None:
-        was = self.status.active_since is None
-        if self._suspended and not was:
-            self._stop_clock()
-            self._condition(ConditionType.SUSPENDED, "True", Reason.SUSPENDED, "spec.policy.suspend is true")
-            self._update(phase=Phase.SUSPENDED, message="suspended; set spec.policy.suspend to false to go on")
-        elif not self._suspended and was:
-            self._update(active_since=stamp(self.now), phase=Phase.PENDING, message="resuming")
-            self._condition(ConditionType.SUSPENDED, "False", Reason.RESUMED, "spec.policy.suspend is false again")
+        if self._suspended:
+            self._hold(Reason.SUSPENDED, "suspended; set spec.policy.suspend to false to go on")
+        elif suspension.reason_of(self.status) is Reason.SUSPENDED:
+            self._release(Reason.RESUMED, "spec.policy.suspend is false again")
         left = checks.seconds_to_deadline(self.spec, self.status, self.now)
         if left is not None and left > 0:
             self._requeue(left)
 
-    def _stop_clock(self) -> None:
-        since = self.status.active_since
-        seconds = self.status.active_seconds + (int(seconds_between(since, self.now)) if since else 0)
-        self._update(active_seconds=seconds, active_since=None)
+    def _hold(self, reason: Reason, message: str) -> None:
+        self.status = suspension.held(self.status, reason, message, self.now)
+
+    def _release(self, reason: Reason, message: str) -> None:
+        self.status = suspension.released(self.status, reason, message, self.now)
 
     # The course through the stages
 
@@ -210,6 +207,8 @@ class _Planner:
         if not any(t.stage is stage for t in self.status.stages):
             self.status = statuses.with_timing(self.status, stage, started_at=stamp(self.now))
         self._condition(statuses.CONDITION_OF[stage], "Unknown", Reason.RUNNING, f"attempt {attempt}")
+        if queue := queueing.queue_of(self.observed.job):
+            self._hold(Reason.QUEUED, f"queue {queue}: waiting")
         self._create(stage, child)
 
     def _restore(self, stage: Stage, child: Child) -> None:
@@ -255,9 +254,14 @@ class _Planner:
 
     def _attend(self, stage: Stage, view: stages.Active) -> None:
         self.uids[stage] = uid_of(view.job)
-        self._align_suspend(view.job)
-        if self._suspended:
-            self._because("suspended")
+        if queueing.queue_of(view.job):
+            self._stand_in_line(stage, view.job)
+        else:
+            self._align_suspend(view.job)
+            if not self._suspended and suspension.reason_of(self.status):
+                self._release(Reason.RESUMED, "the stage's Job is in no queue")
+        if reason := suspension.reason_of(self.status):
+            self._because(f"held: {reason}")
             return
         self._update(phase=statuses.PHASE_OF[stage])
         pod = failures.newest(tuple(p for p in view.pods if failures.is_live(p)))
@@ -270,8 +274,37 @@ class _Planner:
 
     def _align_suspend(self, job: Manifest) -> None:
         if bool(job["spec"].get("suspend")) != self._suspended:
-            patch = JobPatch(job["metadata"]["name"], uid_of(job), {"spec": {"suspend": self._suspended}})
-            self.result = replace(self.result, patch=(*self.result.patch, patch))
+            self._patch(job, {"spec": {"suspend": self._suspended}})
+
+    def _patch(self, obj: Manifest, body: Manifest) -> None:
+        patch = Patch(obj["kind"], obj["metadata"]["name"], uid_of(obj), body)
+        self.result = replace(self.result, patch=(*self.result.patch, patch))
+
+    def _stand_in_line(self, stage: Stage, job: Manifest) -> None:
+        """Follow the queue's word on a Job that carries its label."""
+        workload = queueing.workload_of(self.observed, job)
+        for obj, body in queueing.wishes(self.observed.job, job, workload, suspend=self._suspended):
+            self._patch(obj, body)
+        if self._suspended:
+            return
+        match queueing.standing(job, workload, self.now):
+            case queueing.Admitted():
+                if suspension.reason_of(self.status):
+                    self._release(Reason.ADMITTED, f"queue {queueing.queue_of(job)} has admitted stage {stage}")
+            case queueing.Queued(message):
+                self._queue_up(message)
+                if workload is None:
+                    self._requeue(queueing.PATIENCE_SECONDS)
+            case queueing.Deactivated(message):
+                self._hold(Reason.QUEUE_DEACTIVATED, message)
+
+    def _queue_up(self, message: str) -> None:
+        condition = statuses.get_condition(self.status, ConditionType.SUSPENDED)
+        if condition is not None and condition.reason == Reason.ADMITTED:
+            attempts = self.status.attempts
+            update = {"disruptions": attempts.disruptions + 1, "last_reason": Reason.PREEMPTED}
+            self._update(attempts=attempts.model_copy(update=update))
+        self._hold(Reason.QUEUED, message)
 
     def _follow(self, stage: Stage, view: stages.Active, pod: Manifest) -> None:
         self._condition(statuses.CONDITION_OF[stage], "Unknown", Reason.RUNNING, f"attempt {view.child.attempt}")
@@ -419,7 +452,7 @@ class _Planner:
         self._end(Phase.FAILED, message)
 
     def _end(self, phase: Phase, message: str) -> None:
-        self._stop_clock()
+        self.status = suspension.with_stopped_clock(self.status, self.now)
         self._update(phase=phase, message=message[: statuses.MESSAGE_LIMIT], completion_time=stamp(self.now))
         ttl = self.observed.job["spec"].get("policy", {}).get("ttlSecondsAfterFinished")
         if ttl is not None:

@@ -20,7 +20,7 @@ from finetune_operator.shell.cluster import Cluster, KubernetesCluster
 from finetune_operator.shell.connection import Connection, in_cluster, load_configuration
 from finetune_operator.shell.errors import ApiError, ConflictError, NotFoundError, NotLeaderError
 from finetune_operator.shell.health import Endpoints, Health
-from finetune_operator.shell.kinds import WATCHED
+from finetune_operator.shell.kinds import WATCHED, WORKLOAD, Kind
 from finetune_operator.shell.leader import Election, LeaseTimes
 from finetune_operator.shell.metrics import Metrics
 from finetune_operator.shell.progress import PodReader, ProgressReader
@@ -56,9 +56,10 @@ class Operator:
         self.cluster = self._cluster(work)
         self.progress = self._progress(pods)
         self.reconciler = Reconciler(self.store, self.cluster, self._plan, self.progress)
-        scopes: tuple[str | None, ...] = settings.namespaces or (None,)
-        self.resync = Resync(self.store, self.cluster, scopes, settings.resync_seconds, self.queue.add)
-        self.signs = SignsOfLife(_watched_paths(scopes), lambda _path: self.resync.soon(), time.monotonic)
+        self.scopes: tuple[str | None, ...] = settings.namespaces or (None,)
+        self.follows_queues = False
+        self.resync = Resync(self.store, self.cluster, self.scopes, settings.resync_seconds, self.queue.add)
+        self.signs = SignsOfLife(_paths(WATCHED, self.scopes), lambda _path: self.resync.soon(), time.monotonic)
         self.watches = Watches(self.store, self.queue.add, self.signs)
         self.health = Health(self.signs.tried, self.queue.longest_run)
         self.endpoints = Endpoints(self.health, self.metrics.text, settings.http_host, settings.http_port)
@@ -82,6 +83,7 @@ class Operator:
         failures = 0
         while True:
             try:
+                await self._follow_queues()
                 return await self.resync.once()
             except NotFoundError:
                 log.warning("the CRD finetunejobs.slmops.dev is not installed; apply crds/, waiting for it")
@@ -90,10 +92,35 @@ class Operator:
             failures += 1
             await asyncio.sleep(backoff(failures, longest=15.0))
 
+    async def _follow_queues(self) -> None:
+        """Watch the Workloads of Kueue where it is installed; it is never required."""
+        if self.follows_queues or not await self.cluster.serves(WORKLOAD):
+            return
+        self.follows_queues = True
+        self.resync.add(WORKLOAD)
+        self.watches.add(WORKLOAD)
+        self.signs.add(_paths([WORKLOAD], self.scopes))
+
+    async def _notice_queues(self) -> None:
+        """Ends once Kueue is installed after the operator has started: kopf cannot begin to watch one more kind."""
+        while True:
+            await asyncio.sleep(self.settings.resync_seconds)
+            if await self._queues_appeared():
+                break
+        log.warning("Kueue has been installed; starting again to follow its Workloads")
+
+    async def _queues_appeared(self) -> bool:
+        try:
+            return await self.cluster.serves(WORKLOAD)
+        except ApiError:
+            return False
+
     async def _serve(self, stop: asyncio.Event) -> int:
         ended_watching = asyncio.Event()
         work = asyncio.create_task(self.queue.run(self._reconcile, self.settings.workers), name="workers")
         background = {work, asyncio.create_task(self.resync.run(), name="resync")}
+        if not self.follows_queues:
+            background.add(asyncio.create_task(self._notice_queues(), name="queues"))
         if self.settings.leader_election:
             background.add(asyncio.create_task(self.election.run(), name="election"))
         else:
@@ -247,9 +274,10 @@ def _exit_code(ended: Collection[asyncio.Task[Any]]) -> int:
     return 1 if ended else 0
 
 
-def _watched_paths(namespaces: tuple[str | None, ...]) -> dict[str, str]:
+def _paths(kinds: Iterable[Kind], namespaces: tuple[str | None, ...]) -> dict[str, str]:
+    """Path of each watched collection and its name for people."""
     return {
         kind.path(namespace): f"{kind.plural} of {namespace}" if namespace else kind.plural
-        for kind in WATCHED
+        for kind in kinds
         for namespace in namespaces
     }

@@ -14,11 +14,11 @@ from uuid import uuid4
 import aiohttp
 
 from finetune_api import names
-from finetune_operator.core.actions import Deletion, Event, JobPatch
+from finetune_operator.core.actions import Deletion, Event, Patch
 from finetune_operator.core.observed import Manifest
 from finetune_operator.shell.connection import Connection
-from finetune_operator.shell.errors import GoneError, UnavailableError, error_of
-from finetune_operator.shell.kinds import EVENT, FINE_TUNE_JOB, JOB, POD, Kind, kind_named
+from finetune_operator.shell.errors import GoneError, NotFoundError, UnavailableError, error_of
+from finetune_operator.shell.kinds import EVENT, FINE_TUNE_JOB, POD, Kind, kind_named
 
 PAGE_SIZE = 500
 """Objects per page of a list."""
@@ -55,6 +55,10 @@ class Cluster(Protocol):
         """All objects of a kind, of one namespace or (None) of every one."""
         ...
 
+    async def serves(self, kind: Kind) -> bool:
+        """Whether the API server knows the kind."""
+        ...
+
     async def get(self, kind: Kind, namespace: str, name: str) -> Manifest:
         """The object as it is now."""
         ...
@@ -71,8 +75,8 @@ class Cluster(Protocol):
         """Make `status` the whole status of a FineTuneJob that still has the uid and resourceVersion of `job`."""
         ...
 
-    async def patch_job(self, namespace: str, patch: JobPatch) -> Manifest:
-        """Merge a patch into a batch/v1 Job that still has the uid of `patch`."""
+    async def patch(self, namespace: str, patch: Patch) -> Manifest:
+        """Merge a patch into an object that still has the uid of `patch`."""
         ...
 
     async def delete(self, deletion: Deletion) -> Manifest | None:
@@ -126,6 +130,14 @@ class KubernetesCluster:
                 return Listing(items, int(metadata["resourceVersion"]))
             page_query = (*query, ("continue", metadata["continue"]))
 
+    async def serves(self, kind: Kind) -> bool:
+        """By discovery, which every account may read."""
+        try:
+            resources = await self._request(_Request("get", kind, f"/apis/{kind.api_version}"))
+        except NotFoundError:
+            return False
+        return any(resource["name"] == kind.plural for resource in resources["resources"])
+
     async def get(self, kind: Kind, namespace: str, name: str) -> Manifest:
         """The object as it is now."""
         return await self._request(_Request("get", kind, kind.path(namespace, name)))
@@ -152,12 +164,12 @@ class KubernetesCluster:
         path = FINE_TUNE_JOB.path(metadata["namespace"], metadata["name"], "status")
         return await self._write(_Request("update", FINE_TUNE_JOB, path, document, part="status"))
 
-    async def patch_job(self, namespace: str, patch: JobPatch) -> Manifest:
+    async def patch(self, namespace: str, patch: Patch) -> Manifest:
         """The uid in the patch makes the API server refuse it for any other object of that name."""
+        kind = kind_named(patch.kind)
         body = {**patch.body, "metadata": {**patch.body.get("metadata", {}), "uid": patch.uid}}
-        return await self._write(
-            _Request("patch", JOB, JOB.path(namespace, patch.name), body, content_type=MERGE_PATCH)
-        )
+        path = kind.path(namespace, patch.name)
+        return await self._write(_Request("patch", kind, path, body, content_type=MERGE_PATCH))
 
     async def delete(self, deletion: Deletion) -> Manifest | None:
         """Delete with the uid as precondition."""

@@ -37,13 +37,15 @@ CLAIM = Kind("v1", "PersistentVolumeClaim", "persistentvolumeclaims")
 NETWORK_POLICY = Kind("networking.k8s.io/v1", "NetworkPolicy", "networkpolicies")
 EVENT = Kind("events.k8s.io/v1", "Event", "events")
 LEASE = Kind("coordination.k8s.io/v1", "Lease", "leases")
+WORKLOAD = Kind("kueue.x-k8s.io/v1beta2", "Workload", "workloads")
+"""Kueue's record of a queued Job; read where Kueue is installed."""
 
 WATCHED = (FINE_TUNE_JOB, JOB, POD)
 """Kinds that are cached; children of these carry the uid of their FineTuneJob as a label."""
 UNWATCHED_CHILDREN = (CLAIM, NETWORK_POLICY)
 """Kinds of children that are read only when a decision rests on them."""
 
-_BY_NAME = {k.name: k for k in (*WATCHED, *UNWATCHED_CHILDREN, EVENT, LEASE)}
+_BY_NAME = {k.name: k for k in (*WATCHED, *UNWATCHED_CHILDREN, EVENT, LEASE, WORKLOAD)}
 
 
 def kind_named(name: str) -> Kind:
@@ -53,4 +55,4 @@ def kind_named(name: str) -> Kind:
 
 def selector_of(kind: Kind) -> str:
     """Label selector with which a kind is watched and listed: children are those with a job's uid."""
-    return "" if kind is FINE_TUNE_JOB else names.LABEL_JOB_UID
+    return names.LABEL_JOB_UID if kind in (JOB, POD) else ""

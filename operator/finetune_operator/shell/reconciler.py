@@ -94,9 +94,11 @@ class Reconciler:
 
     def _gather(self, job: Manifest) -> Observed:
         refusal = self._refusals.get(uid_of(job))
+        jobs = self._store.children(job, JOB)
         return Observed(
             job=job,
-            jobs=self._store.children(job, JOB),
+            jobs=jobs,
+            workloads=self._store.workloads(jobs),
             pods=self._store.children(job, POD),
             others=self._store.children(job, *UNWATCHED_CHILDREN),
             report=self._progress.report(uid_of(job)),
@@ -177,7 +179,7 @@ class Reconciler:
     async def _change_children(self, job: Manifest, plan: Plan) -> None:
         for patch in plan.patch:
             with contextlib.suppress(NotFoundError):
-                self._store.put(await self._cluster.patch_job(job["metadata"]["namespace"], patch))
+                self._store.put(await self._cluster.patch(job["metadata"]["namespace"], patch))
                 log.info("patched a child", child=patch.name, body=patch.body)
         for deletion in plan.delete:
             await self._delete(deletion)

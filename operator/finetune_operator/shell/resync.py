@@ -36,7 +36,12 @@ class Resync:
         self._namespaces = namespaces
         self._interval = interval
         self._changed = changed
+        self._kinds: tuple[Kind, ...] = WATCHED
         self._soon = asyncio.Event()
+
+    def add(self, kind: Kind) -> None:
+        """Compare one more kind."""
+        self._kinds = (*self._kinds, kind)
 
     def soon(self) -> None:
         """Compare shortly instead of at the next interval."""
@@ -58,7 +63,7 @@ class Resync:
         """Compare everything; jobs about which the cache was wrong are worked on."""
         self._store.age()
         for namespace in self._namespaces:
-            for kind in WATCHED:
+            for kind in self._kinds:
                 await self._compare(kind, namespace)
 
     async def _compare(self, kind: Kind, namespace: str | None) -> None:

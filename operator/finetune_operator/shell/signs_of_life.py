@@ -17,11 +17,18 @@ class SignsOfLife:
     """Ages of the last attempt and of the last data, by the path of the watched collection."""
 
     def __init__(self, paths: dict[str, str], relisted: Callable[[str], None], clock: Callable[[], float]) -> None:
-        self._names = paths
+        self._names: dict[str, str] = {}
         self._relisted = relisted
         self._clock = clock
-        self._tried = dict.fromkeys(paths, clock())
-        self._heard = dict.fromkeys(paths, clock())
+        self._tried: dict[str, float] = {}
+        self._heard: dict[str, float] = {}
+        self.add(paths)
+
+    def add(self, paths: dict[str, str]) -> None:
+        """Expect more watches: path of the collection -> its name for people."""
+        self._names |= paths
+        self._tried |= dict.fromkeys(paths, self._clock())
+        self._heard |= dict.fromkeys(paths, self._clock())
 
     def tried(self) -> dict[str, float]:
         """Seconds since each watch tried or brought something, by name."""

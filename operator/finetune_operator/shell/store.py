@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator
 from finetune_api import names
 from finetune_operator.core.observed import Manifest
 from finetune_operator.shell.cluster import Listing
-from finetune_operator.shell.kinds import FINE_TUNE_JOB, UNWATCHED_CHILDREN, Kind
+from finetune_operator.shell.kinds import FINE_TUNE_JOB, JOB, UNWATCHED_CHILDREN, WORKLOAD, Kind
 
 
 def uid_of(obj: Manifest) -> str:
@@ -24,11 +24,18 @@ def version_of(obj: Manifest) -> int:
     return int(obj["metadata"]["resourceVersion"])
 
 
-def job_uid_of(obj: Manifest) -> str:
+def _named_job(obj: Manifest) -> str:
     """uid of the FineTuneJob that an object is, or says by its label to belong to; empty when it says nothing."""
     if obj["kind"] == FINE_TUNE_JOB.name:
         return uid_of(obj)
     return str((obj["metadata"].get("labels") or {}).get(names.LABEL_JOB_UID) or "")
+
+
+def _owning_jobs(workload: Manifest) -> Iterator[str]:
+    """uids of the batch/v1 Jobs that own a Workload."""
+    for reference in workload["metadata"].get("ownerReferences") or []:
+        if reference.get("kind") == JOB.name:
+            yield reference["uid"]
 
 
 class Store:
@@ -37,6 +44,7 @@ class Store:
     def __init__(self) -> None:
         self._objects: defaultdict[str, dict[str, Manifest]] = defaultdict(dict)
         self._children: dict[str, dict[str, Manifest]] = {}
+        self._workloads: dict[str, Manifest] = {}
         self._gone: set[str] = set()
         self._gone_before: set[str] = set()
 
@@ -48,7 +56,7 @@ class Store:
         known = self._objects[obj["kind"]].get(uid)
         if known is not None and version_of(known) >= version_of(obj):
             return False
-        lean = _without_managed_fields(obj)
+        lean = _lean(obj)
         self._unlink(known)
         self._objects[obj["kind"]][uid] = lean
         self._link(lean)
@@ -77,6 +85,17 @@ class Store:
         children = self._children.get(uid_of(job), {}).values()
         return tuple(c for c in children if c["kind"] in wanted and c["metadata"]["namespace"] == namespace)
 
+    def workloads(self, jobs: Iterable[Manifest]) -> tuple[Manifest, ...]:
+        """Workloads that a queue manager keeps for these batch/v1 Jobs."""
+        return tuple(self._workloads[uid_of(job)] for job in jobs if uid_of(job) in self._workloads)
+
+    def job_uid_of(self, obj: Manifest) -> str:
+        """uid of the FineTuneJob that an object is or belongs to; empty when that is not known."""
+        if obj["kind"] != WORKLOAD.name:
+            return _named_job(obj)
+        jobs = (self._objects[JOB.name].get(uid) for uid in _owning_jobs(obj))
+        return next((_named_job(job) for job in jobs if job is not None), "")
+
     def sync(self, kind: Kind, namespace: str | None, listing: Listing) -> set[str]:
         """Bring a kind to what a live list says; returns the uids of the jobs about which anything changed."""
         known = [o for o in self._objects[kind.name].values() if namespace in (None, o["metadata"]["namespace"])]
@@ -91,11 +110,11 @@ class Store:
         self._gone_before, self._gone = self._gone, set()
 
     def _adopt(self, known: Iterable[Manifest], listing: Listing) -> set[str]:
-        changed = {job_uid_of(item) for item in listing.items if self.put(item)}
+        changed = {self.job_uid_of(item) for item in listing.items if self.put(item)}
         listed = {uid_of(item) for item in listing.items}
         for obj in self._vanished(known, listed, listing.resource_version):
             self.remove(obj["kind"], uid_of(obj))
-            changed.add(job_uid_of(obj))
+            changed.add(self.job_uid_of(obj))
         return changed - {""}
 
     @staticmethod
@@ -104,16 +123,22 @@ class Store:
         yield from (obj for obj in known if uid_of(obj) not in listed and version_of(obj) <= moment)
 
     def _link(self, obj: Manifest) -> None:
-        if obj["kind"] != FINE_TUNE_JOB.name and (owner := job_uid_of(obj)):
+        if obj["kind"] == WORKLOAD.name:
+            self._workloads |= dict.fromkeys(_owning_jobs(obj), obj)
+        elif obj["kind"] != FINE_TUNE_JOB.name and (owner := _named_job(obj)):
             self._children.setdefault(owner, {})[uid_of(obj)] = obj
 
     def _unlink(self, obj: Manifest | None) -> None:
         if obj is None or obj["kind"] == FINE_TUNE_JOB.name:
             return
-        siblings = self._children.get(job_uid_of(obj), {})
+        if obj["kind"] == WORKLOAD.name:
+            for owner in _owning_jobs(obj):
+                self._workloads.pop(owner, None)
+            return
+        siblings = self._children.get(_named_job(obj), {})
         siblings.pop(uid_of(obj), None)
         if not siblings:
-            self._children.pop(job_uid_of(obj), None)
+            self._children.pop(_named_job(obj), None)
 
     def _forget_unwatched_children(self, job_uid: str) -> None:
         unwatched = {kind.name for kind in UNWATCHED_CHILDREN}
@@ -121,5 +146,10 @@ class Store:
             self.remove(child["kind"], uid_of(child))
 
 
-def _without_managed_fields(obj: Manifest) -> Manifest:
-    return {**obj, "metadata": {k: v for k, v in obj["metadata"].items() if k != "managedFields"}}
+def _lean(obj: Manifest) -> Manifest:
+    """An object without what nobody reads here: a cluster may have many Workloads, each with whole pod templates."""
+    lean = {**obj, "metadata": {k: v for k, v in obj["metadata"].items() if k != "managedFields"}}
+    if obj["kind"] == WORKLOAD.name:
+        lean["spec"] = {k: v for k, v in (obj.get("spec") or {}).items() if k == "active"}
+        lean["status"] = {k: v for k, v in (obj.get("status") or {}).items() if k in ("conditions", "admissionChecks")}
+    return lean

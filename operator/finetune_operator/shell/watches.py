@@ -9,9 +9,9 @@ import kopf
 
 from finetune_operator.core.observed import Manifest
 from finetune_operator.shell.connection import load_configuration, open_session
-from finetune_operator.shell.kinds import WATCHED, selector_of
+from finetune_operator.shell.kinds import WATCHED, Kind, selector_of
 from finetune_operator.shell.signs_of_life import SignsOfLife
-from finetune_operator.shell.store import Store, job_uid_of, uid_of
+from finetune_operator.shell.store import Store, uid_of
 
 LONGEST_BACKOFF = 30.0
 
@@ -28,9 +28,13 @@ class Watches:
         kopf.on.login(registry=self.registry)(self._login)
         kopf.on.cleanup(registry=self.registry)(self._on_end)
         for kind in WATCHED:
-            kopf.on.event(group=kind.group, version=kind.version, plural=kind.plural, registry=self.registry)(
-                self._on_event
-            )
+            self.add(kind)
+
+    def add(self, kind: Kind) -> None:
+        """Watch one more kind; only before kopf runs."""
+        kopf.on.event(group=kind.group, version=kind.version, plural=kind.plural, registry=self.registry)(
+            self._on_event
+        )
 
     async def _login(self, **_: object) -> kopf.AiohttpSession:
         configuration = await load_configuration()
@@ -50,7 +54,7 @@ class Watches:
             self._store.remove(obj["kind"], uid_of(obj))
         elif not self._store.put(obj):
             return
-        if uid := job_uid_of(obj):
+        if uid := self._store.job_uid_of(obj):
             self._changed(uid)
 
 

@@ -4,7 +4,7 @@ import copy
 import itertools
 from typing import Any
 
-from finetune_operator.core.actions import Deletion, Event, JobPatch
+from finetune_operator.core.actions import Deletion, Event, Patch
 from finetune_operator.shell.cluster import Listing, ReadLimits
 from finetune_operator.shell.errors import AlreadyExistsError, ConflictError, NotFoundError
 from finetune_operator.shell.kinds import Kind
@@ -52,6 +52,10 @@ class InMemoryCluster:
         ]
         return Listing(items, next(self._versions))
 
+    async def serves(self, kind: Kind) -> bool:
+        self._called("discover", kind.name)
+        return any(known == kind.name for known, _, _ in self.objects)
+
     async def get(self, kind: Kind, namespace: str, name: str) -> Object:
         self._called("get", kind.name)
         return copy.deepcopy(self._find((kind.name, namespace, name)))
@@ -72,9 +76,9 @@ class InMemoryCluster:
         stored = self._expect(job)
         return self._store({**stored, "status": copy.deepcopy(status)})
 
-    async def patch_job(self, namespace: str, patch: JobPatch) -> Object:
-        self._called("patch", "Job")
-        stored = copy.deepcopy(self._find(("Job", namespace, patch.name)))
+    async def patch(self, namespace: str, patch: Patch) -> Object:
+        self._called("patch", patch.kind)
+        stored = copy.deepcopy(self._find((patch.kind, namespace, patch.name)))
         stored["spec"] = stored.get("spec", {}) | patch.body.get("spec", {})
         return self._store(stored)
 

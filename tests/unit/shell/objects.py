@@ -21,6 +21,25 @@ def child_manifest(job: Object, kind: str = "Job", name: str = "child") -> Objec
     return {"apiVersion": versions[kind], "kind": kind, "metadata": child_metadata(job, name), "spec": {}}
 
 
+def make_workload(owner: Object, uid: str = "w1", version: int = 1, **spec: Any) -> Object:
+    """What Kueue keeps for a batch/v1 Job, with all that nobody here reads."""
+    metadata = owner["metadata"]
+    reference = {"apiVersion": "batch/v1", "kind": "Job", "name": metadata["name"], "uid": metadata["uid"]}
+    return {
+        "apiVersion": "kueue.x-k8s.io/v1beta2",
+        "kind": "Workload",
+        "metadata": {
+            "name": f"job-{metadata['name']}",
+            "namespace": metadata["namespace"],
+            "uid": uid,
+            "resourceVersion": str(version),
+            "ownerReferences": [reference],
+        },
+        "spec": {"podSets": [{"template": {"spec": {"containers": ["long"]}}}], **spec},
+        "status": {"conditions": [{"type": "Admitted"}], "admission": {"podSetAssignments": ["long"]}},
+    }
+
+
 def make_child(job: Object, kind: str = "Job", uid: str = "c1", version: int = 1, name: str = "child") -> Object:
     """A child as the API server stores it."""
     child = child_manifest(job, kind, name)

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import pytest
 
 from finetune_api.contract import ProgressReport
-from finetune_operator.core.actions import Deletion, Event, JobPatch, Plan, ProgressTarget
+from finetune_operator.core.actions import Deletion, Event, Patch, Plan, ProgressTarget
 from finetune_operator.core.observed import Observed, Refusal
 from finetune_operator.shell.errors import (
     ConflictError,
@@ -81,7 +81,7 @@ async def test_writes_happen_in_their_order_and_the_status_first(bench: Bench) -
     plan = Plan(
         status=STATUS,
         create=(child_manifest(bench.job, "PersistentVolumeClaim", "w"), child_manifest(bench.job, "Job", "new")),
-        patch=(JobPatch("old", old["metadata"]["uid"], {"spec": {"suspend": True}}),),
+        patch=(Patch("Job", "old", old["metadata"]["uid"], {"spec": {"suspend": True}}),),
         delete=(Deletion("batch/v1", "Job", "team", "old", old["metadata"]["uid"]),),
         events=(EVENT,),
         requeue_after=12.0,
@@ -232,7 +232,7 @@ async def test_deleting_what_is_not_there_any_more_is_no_error(bench: Bench, sta
 
 
 async def test_patching_what_is_not_there_any_more_is_no_error(bench: Bench) -> None:
-    await bench.reconcile(Plan(patch=(JobPatch("child", "c1", {"spec": {"suspend": True}}),)))
+    await bench.reconcile(Plan(patch=(Patch("Job", "child", "c1", {"spec": {"suspend": True}}),)))
     assert bench.cluster.calls == ["patch Job"]
 
 

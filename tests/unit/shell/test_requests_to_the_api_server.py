@@ -6,10 +6,10 @@ from collections.abc import AsyncIterator
 import pytest
 from aiohttp import web
 
-from finetune_operator.core.actions import Deletion, Event, JobPatch
+from finetune_operator.core.actions import Deletion, Event, Patch
 from finetune_operator.shell import errors
 from finetune_operator.shell.cluster import NOTE_LIMIT, ReadLimits
-from finetune_operator.shell.kinds import FINE_TUNE_JOB, JOB, POD
+from finetune_operator.shell.kinds import FINE_TUNE_JOB, JOB, POD, WORKLOAD
 from unit.shell.http_answers import Server, cluster_at, serving
 from unit.shell.objects import child_manifest, make_job
 
@@ -126,10 +126,31 @@ async def test_a_status_is_replaced_whole_and_only_on_the_version_it_was_made_fo
     assert server.requests == [("PUT", want_path, want_body | {"status": {"phase": "Training"}})]
 
 
+async def test_a_workload_is_patched_where_the_queue_manager_keeps_it(server: Server) -> None:
+    server.answer({})
+    async with cluster_at(server) as cluster:
+        await cluster.patch("team", Patch("Workload", "job-child", "w1", {"spec": {"active": False}}))
+    path = "/apis/kueue.x-k8s.io/v1beta2/namespaces/team/workloads/job-child?fieldManager=finetune-operator"
+    assert server.requests == [("PATCH", path, {"spec": {"active": False}, "metadata": {"uid": "w1"}})]
+
+
+@pytest.mark.parametrize(
+    ("resources", "code", "want"),
+    [([{"name": "workloads"}], 200, True), ([{"name": "localqueues"}], 200, False), ([], 404, False)],
+)
+async def test_a_queue_manager_is_found_by_discovery(
+    server: Server, resources: list[dict[str, str]], code: int, want: bool
+) -> None:
+    server.answer({"resources": resources}, code)
+    async with cluster_at(server) as cluster:
+        assert await cluster.serves(WORKLOAD) is want
+    assert [path for _, path, _ in server.requests] == ["/apis/kueue.x-k8s.io/v1beta2"]
+
+
 async def test_a_patch_and_a_delete_name_the_uid_they_mean(server: Server) -> None:
     server.answer({"kind": "Status", "status": "Success"})
     async with cluster_at(server) as cluster:
-        await cluster.patch_job("team", JobPatch("child", "c1", {"spec": {"suspend": True}}))
+        await cluster.patch("team", Patch("Job", "child", "c1", {"spec": {"suspend": True}}))
         gone = await cluster.delete(Deletion("batch/v1", "Job", "team", "child", "c1", "Foreground"))
     path = "/apis/batch/v1/namespaces/team/jobs/child"
     patch = {"spec": {"suspend": True}, "metadata": {"uid": "c1"}}
@@ -176,7 +197,7 @@ async def test_every_write_passes_the_fence_and_no_read_does(server: Server) -> 
             cluster.create(child),
             cluster.replace(child),
             cluster.replace_status(job, {}),
-            cluster.patch_job("team", JobPatch("child", "c1", {})),
+            cluster.patch("team", Patch("Job", "child", "c1", {})),
             cluster.delete(Deletion("batch/v1", "Job", "team", "child", "c1")),
             cluster.create_event(job, Event("Normal", "Prepared", "")),
         )

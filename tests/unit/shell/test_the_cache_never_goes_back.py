@@ -3,9 +3,9 @@
 import pytest
 
 from finetune_operator.shell.cluster import Listing
-from finetune_operator.shell.kinds import CLAIM, FINE_TUNE_JOB, JOB, POD
+from finetune_operator.shell.kinds import CLAIM, FINE_TUNE_JOB, JOB, POD, WORKLOAD
 from finetune_operator.shell.store import Store, version_of
-from unit.shell.objects import make_child, make_job
+from unit.shell.objects import make_child, make_job, make_workload
 
 
 @pytest.fixture
@@ -123,3 +123,32 @@ def test_nothing_is_left_of_a_job_that_was_deleted_with_its_children(store: Stor
     assert store._children == {}
     assert not any(store._objects.values())
     assert not store._gone | store._gone_before
+
+
+def test_a_workload_is_found_by_its_job_in_whatever_order_both_arrive(store: Store) -> None:
+    job = make_job()
+    child = make_child(job)
+    workload = make_workload(child)
+    store.put(workload)
+    assert store.job_uid_of(workload) == "", "whose Job it is nobody knows yet"
+    store.put(child)
+    assert store.job_uid_of(workload) == "u1"
+    (found,) = store.workloads([child])
+    assert found["metadata"]["uid"] == "w1"
+    store.remove("Workload", "w1")
+    assert store.workloads([child]) == ()
+
+
+def test_of_a_workload_only_what_is_read_is_kept(store: Store) -> None:
+    child = make_child(make_job())
+    store.put(make_workload(child, active=False))
+    (kept,) = store.workloads([child])
+    assert kept["spec"] == {"active": False}
+    assert set(kept["status"]) == {"conditions"}
+
+
+def test_a_workload_that_vanished_is_news_for_its_job(store: Store) -> None:
+    child = make_child(make_job())
+    store.put(child)
+    store.put(make_workload(child))
+    assert store.sync(WORKLOAD, None, Listing([], 10)) == {"u1"}

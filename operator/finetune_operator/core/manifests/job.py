@@ -6,7 +6,7 @@ from finetune_api import names
 from finetune_api.contract import JobRef, StageRequest
 from finetune_api.spec import FineTuneJobSpec
 from finetune_api.status import Plan, Stage
-from finetune_operator.core import quantities
+from finetune_operator.core import quantities, queueing
 from finetune_operator.core.configuration import Configuration
 from finetune_operator.core.identity import child_metadata, child_name, labels, uid_of
 from finetune_operator.core.manifests.sizing import memory_of
@@ -22,14 +22,20 @@ _ACCELERATED = (Stage.TRAIN, Stage.EVALUATE)
 def stage_job(
     job: Manifest, spec: FineTuneJobSpec, stage: Stage, attempt: int, plan: Plan | None, configuration: Configuration
 ) -> Manifest:
-    """The Job. It never retries by itself (backoffLimit 0); only disruptions give its pod a replacement."""
+    """The Job. It never retries by itself (backoffLimit 0); only disruptions give its pod a replacement.
+
+    For a queue it is created suspended, so that nothing runs before the queue has seen it.
+    """
     memory = memory_of(stage, spec, plan, configuration)
     request = stage_request(job, spec, stage, attempt, configuration)
+    metadata = child_metadata(job, child_name(job, stage, attempt), stage, attempt)
+    metadata["labels"] |= queueing.passed_on(job["metadata"].get("labels"))
     return {
         "apiVersion": "batch/v1",
         "kind": "Job",
-        "metadata": child_metadata(job, child_name(job, stage, attempt), stage, attempt),
+        "metadata": metadata,
         "spec": {
+            **({"suspend": True} if queueing.queue_of(job) else {}),
             "backoffLimit": 0,
             "podReplacementPolicy": "Failed",
             "podFailurePolicy": {
@@ -39,7 +45,8 @@ def stage_job(
                 "metadata": {
                     "labels": labels(job, stage, attempt) | configuration.stage_labels,
                     "annotations": {
-                        names.ANNOTATION_REQUEST: request.model_dump_json(by_alias=True, exclude_none=True)
+                        **queueing.passed_on(job["metadata"].get("annotations")),
+                        names.ANNOTATION_REQUEST: request.model_dump_json(by_alias=True, exclude_none=True),
                     },
                 },
                 "spec": _pod_spec(job, spec, stage, memory, configuration),
