@@ -133,8 +133,9 @@ class PodBuilder:
         }
 
     def running(self, ip: str = "10.88.0.7") -> PodBuilder:
-        self._status("Running", {"running": {"startedAt": stamp(NOW)}})
-        self._document["status"]["podIP"] = ip
+        started = self._document["metadata"]["creationTimestamp"]
+        self._status("Running", {"running": {"startedAt": started}})
+        self._document["status"] |= {"podIP": ip, "startTime": started}
         return self
 
     def waiting(self, reason: str, message: str = "") -> PodBuilder:
@@ -146,12 +147,15 @@ class PodBuilder:
         self._document["status"]["conditions"] = [condition]
         return self
 
-    def ended(self, exit_code: int, message: str = "", reason: str = "") -> PodBuilder:
+    def ended(self, exit_code: int, message: str = "", reason: str = "", at: datetime | None = None) -> PodBuilder:
         terminated = {
             "exitCode": exit_code,
             "message": message,
             "reason": reason or ("Completed" if not exit_code else "Error"),
         }
+        if at is not None:
+            self._document["status"]["startTime"] = self._document["metadata"]["creationTimestamp"]
+            terminated["finishedAt"] = stamp(at)
         self._status("Failed" if exit_code else "Succeeded", {"terminated": terminated})
         return self
 

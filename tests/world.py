@@ -16,6 +16,7 @@ from finetune_api.status import Phase, Stage
 from finetune_operator.core.configuration import Configuration
 from finetune_operator.core.observed import Observed, Refusal
 from finetune_operator.core.plan import Plan, plan
+from finetune_operator.core.timestamps import parse
 
 
 class KilledError(Exception):
@@ -140,7 +141,9 @@ class World:
         if result is None and exit_code == 0:
             result = make_result(self.stage_of(job), self.eval_rows)
         message = result.termination_message() if isinstance(result, StageResult) else result or ""
-        pod = pod_of(job, created=self.now).ended(exit_code, message, reason).obj()
+        name = pod_of(job).obj()["metadata"]["name"]
+        created = parse(self.pods[name]["metadata"]["creationTimestamp"]) if name in self.pods else self.now
+        pod = pod_of(job, created=created).ended(exit_code, message, reason, at=self.now).obj()
         self.pods[pod["metadata"]["name"]] = pod
         self.jobs[job["metadata"]["name"]] = finished(job, "Failed" if exit_code else "Complete", self.now)
 

@@ -108,5 +108,7 @@ class Reason(StrEnum):
     """The trainer image cannot be pulled."""
     DEADLINE_EXCEEDED = "DeadlineExceeded"
     """The job was active for longer than spec.policy.activeDeadlineSeconds."""
+    BUDGET_EXCEEDED = "BudgetExceeded"
+    """The job cost as much as spec.policy.cost.budget allows; a checkpoint was saved and the pod stopped."""
     HANG = "Hang"
     """No step within spec.policy.hangTimeoutSeconds; the stage starts again from its checkpoint."""

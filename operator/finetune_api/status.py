@@ -338,13 +338,24 @@ class Checkpoint(ApiModel):
     """Whether its manifest was read back and holds."""
 
 
+class PodTime(ApiModel):
+    """How long a pod has held its resources."""
+
+    pod: Annotated[str, Field(max_length=253)]
+    """Name of the pod."""
+    seconds: int
+    """From its start on the node to its end, or to the last update."""
+
+
 class CostReport(ApiModel):
-    """What the job has used."""
+    """What training and evaluation have used."""
 
     accelerator_seconds: int
-    """Accelerator time (pod time on CPU) of training, in seconds."""
+    """Accelerator time (pod time on CPU), in seconds, over all attempts."""
     amount: Text = ""
     """Money, as in `1.25 USD`, when a price is given."""
+    pods: Annotated[list[PodTime], Field(max_length=16)] = []
+    """The newest pods in accelerator_seconds; those that are gone have been added up."""
 
 
 class Child(ApiModel):

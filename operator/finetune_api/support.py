@@ -62,7 +62,6 @@ def _present(spec: FineTuneJobSpec) -> Iterator[str]:
         "distributed.minNodes": spec.distributed.min_nodes,
         "reporting.mlflow": spec.reporting.mlflow,
         "reporting.wandb": spec.reporting.wandb,
-        "policy.cost": spec.policy.cost,
         "output.credentials": spec.output.credentials,
     }
     yield from (field for field, value in asked.items() if value)

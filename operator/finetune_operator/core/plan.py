@@ -11,8 +11,8 @@ from finetune_api import names
 from finetune_api.conditions import ConditionType, Reason
 from finetune_api.contract import StageResult, thinned
 from finetune_api.spec import FineTuneJobSpec
-from finetune_api.status import HISTORY_LIMIT, Child, FineTuneJobStatus, Phase, Progress, Stage
-from finetune_operator.core import checks, failures, queueing, stages, suspension
+from finetune_api.status import HISTORY_LIMIT, Child, CostReport, FineTuneJobStatus, Phase, Progress, Stage
+from finetune_operator.core import checks, failures, queueing, spending, stages, suspension
 from finetune_operator.core import status as statuses
 from finetune_operator.core.actions import Deletion, Event, Patch, Plan, ProgressTarget
 from finetune_operator.core.configuration import Configuration
@@ -68,6 +68,7 @@ class _Planner:
         self.spec: FineTuneJobSpec
         self.result = Plan()
         self.uids: dict[Stage, str] = {}
+        self.used: CostReport | None = None
 
     def plan(self) -> Plan:
         self._begin()
@@ -77,7 +78,12 @@ class _Planner:
             return self._finish()
         self.spec = spec
         self._track_suspension()
-        failure = checks.refuse(spec, self.configuration) or checks.overdue(spec, self.status, self.now)
+        self.used = spending.spent(self.observed, spec, self.status, self.now)
+        failure = (
+            checks.refuse(spec, self.configuration)
+            or checks.overdue(spec, self.status, self.now)
+            or spending.overspent(spec, self.used)
+        )
         if failure:
             self._fail(self._current_stage(), failure.reason, failure.message)
         else:
@@ -106,6 +112,8 @@ class _Planner:
             return Plan(needs_confirmation=True, reason=self.result.reason)
         if statuses.changed(self.observed.job, self.status) is None:
             return self.result
+        # Only beside other news: time passes in every plan, and would be written each time.
+        self._update(cost=self.used or self.status.cost)
         for stage, uid in self.uids.items():
             child = statuses.child_of(self.status, stage)
             if child is not None:
@@ -264,6 +272,8 @@ class _Planner:
             self._because(f"held: {reason}")
             return
         self._update(phase=statuses.PHASE_OF[stage])
+        if stage in spending.PAID_STAGES and (left := spending.seconds_to_budget(self.spec, self.used)) is not None:
+            self._requeue(left)
         pod = failures.newest(tuple(p for p in view.pods if failures.is_live(p)))
         if pod is None:
             self._because("waiting for the Job controller")
