@@ -3,6 +3,7 @@
 Reads the pod: the Job itself cannot tell an OOM from a kill.
 """
 
+import re
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -17,6 +18,11 @@ Verdict = Literal["stop", "retry", "disruption"]
 
 RETRYABLE = frozenset({Reason.CRASHED, Reason.SOURCE_UNAVAILABLE, Reason.HANG})
 """Failures that another attempt may not meet again. Everything else would only repeat itself."""
+FINAL_EXIT_CODES = frozenset(
+    int(code) for code, reason in REASON_OF.items() if reason not in (*RETRYABLE, Reason.PREEMPTED)
+)
+"""Exit codes after which no attempt follows."""
+_EXIT_CODE = re.compile(r"failed with exit code (\d+) matching FailJob rule")
 
 
 @dataclass(frozen=True)
@@ -34,7 +40,7 @@ def cause_of(job: Manifest, pods: tuple[Manifest, ...], stage: Stage) -> Cause:
     """Cause of a failed Job, from its newest pod."""
     pod = newest(pods)
     if pod is None:
-        return Cause(Reason.CRASHED, _job_failure(job), "retry")
+        return _told_by_job(job, stage)
     terminated = terminated_state(pod)
     result = parse_result(terminated.get("message") or "")
     if result is not None and result.outcome != "Succeeded":
@@ -112,9 +118,15 @@ def is_live(pod: Manifest) -> bool:
     return (pod.get("status") or {}).get("phase") not in ("Succeeded", "Failed")
 
 
-def _job_failure(job: Manifest) -> str:
+def _told_by_job(job: Manifest, stage: Stage) -> Cause:
+    """The pod is gone; of a final exit code the Job's podFailurePolicy keeps the number."""
     failed = condition(job, "Failed") or {}
-    return f"{failed.get('reason', 'Failed')}: {failed.get('message', 'the Job failed and its pod is gone')}"
+    message = failed.get("message") or "the Job failed and its pod is gone"
+    code = _EXIT_CODE.search(message)
+    reason = REASON_OF.get(int(code[1]), Reason.CRASHED) if code else Reason.CRASHED
+    if reason in RETRYABLE:
+        return Cause(Reason.CRASHED, f"{failed.get('reason', 'Failed')}: {message}", "retry")
+    return Cause(reason, f"stage {stage} ended with exit code {code[1] if code else ''}, and its pod is gone", "stop")
 
 
 def condition(obj: Manifest, kind: str) -> dict[str, Any] | None:

@@ -4,9 +4,10 @@ from collections import Counter
 
 import pytest
 
-from builders import make_job, pod_of
+from builders import finished, make_job, pod_of
 from finetune_api.conditions import Reason
 from finetune_api.contract import ProgressReport, StageResult
+from finetune_api.exit_codes import ExitCode
 from finetune_api.status import Checkpoint, Metrics, Phase, Progress, Stage
 from finetune_operator.core.observed import Refusal
 from finetune_operator.core.plan import plan
@@ -394,6 +395,43 @@ def test_the_ttl_deletes_the_ended_job() -> None:
     world.pass_time(61)
     world.reconcile()
     assert world.job is None
+
+
+@pytest.mark.parametrize(
+    ("message", "want_reason", "want_phase"),
+    [
+        (
+            "Container trainer for pod a/b-1 failed with exit code 70 matching FailJob rule at index 1",
+            "NonFiniteLoss",
+            1,
+        ),
+        ("Container trainer for pod a/b-1 failed with exit code 77 matching FailJob rule at index 1", "GateUnmet", 1),
+        ("Job has reached the specified backoff limit", "Crashed", 0),
+    ],
+)
+def test_when_the_pod_is_gone_the_job_still_tells_its_exit_code(
+    message: str, want_reason: str, want_phase: int
+) -> None:
+    world = World(make_job().obj())
+    world.settle()
+    job = world.live_job
+    assert job is not None
+    world.jobs[job["metadata"]["name"]] = finished(job, "Failed", world.now, message)
+    world.pass_time(60)
+    world.settle()
+    assert world.phase is (Phase.FAILED if want_phase else Phase.PREPARING)
+    found = world.condition("Succeeded")["reason"] if want_phase else world.status["attempts"]["lastReason"]
+    assert found == want_reason
+
+
+def test_a_final_exit_code_fails_the_job_at_once_and_a_disruption_never_does() -> None:
+    world = World(make_job().obj())
+    world.settle()
+    assert world.live_job is not None
+    ignore, fail = world.live_job["spec"]["podFailurePolicy"]["rules"]
+    assert ignore == {"action": "Ignore", "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}]}
+    assert fail["action"] == "FailJob"
+    assert set(fail["onExitCodes"]["values"]) == {*range(64, 80)} - {ExitCode.SOURCE_UNAVAILABLE, ExitCode.PREEMPTED}
 
 
 def test_a_hang_starts_the_stage_again_once_the_old_pod_is_gone() -> None:

@@ -6,7 +6,7 @@ from finetune_api import names
 from finetune_api.contract import JobRef, StageRequest
 from finetune_api.spec import FineTuneJobSpec
 from finetune_api.status import Plan, Stage
-from finetune_operator.core import quantities, queueing
+from finetune_operator.core import failures, quantities, queueing
 from finetune_operator.core.configuration import Configuration
 from finetune_operator.core.identity import child_metadata, child_name, labels, uid_of
 from finetune_operator.core.manifests.sizing import memory_of
@@ -38,9 +38,7 @@ def stage_job(
             **({"suspend": True} if queueing.queue_of(job) else {}),
             "backoffLimit": 0,
             "podReplacementPolicy": "Failed",
-            "podFailurePolicy": {
-                "rules": [{"action": "Ignore", "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}]}]
-            },
+            "podFailurePolicy": {"rules": _failure_rules()},
             "template": {
                 "metadata": {
                     "labels": labels(job, stage, attempt) | configuration.stage_labels,
@@ -53,6 +51,15 @@ def stage_job(
             },
         },
     }
+
+
+def _failure_rules() -> list[dict[str, Any]]:
+    """Disruptions are nobody's failure; a final exit code is named in the Job's condition, which outlives the pod."""
+    codes = {"containerName": names.STAGE_CONTAINER, "operator": "In", "values": sorted(failures.FINAL_EXIT_CODES)}
+    return [
+        {"action": "Ignore", "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}]},
+        {"action": "FailJob", "onExitCodes": codes},
+    ]
 
 
 def stage_request(
