@@ -69,6 +69,11 @@ class FineTuneJobs:
             time.sleep(0.3)
         raise AssertionError(f"no pod of stage {stage} runs")
 
+    def suspend(self, name: str, value: bool = True) -> None:
+        """Set policy.suspend."""
+        patch = json.dumps({"spec": {"policy": {"suspend": value}}})
+        self.kubectl("patch", "ftj", name, "-n", self.namespace, "--type=merge", "-p", patch)
+
     def children(self, name: str) -> list[str]:
         kinds = "jobs,pods,persistentvolumeclaims,networkpolicies"
         listed = self.kubectl("get", kinds, "-n", self.namespace, "-l", f"slmops.dev/job-name={name}", "-o", "name")

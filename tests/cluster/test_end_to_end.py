@@ -111,7 +111,7 @@ def test_a_job_deleted_in_any_phase_leaves_nothing(jobs: FineTuneJobs, stage: st
     jobs.wait_nothing_left(name)
 
 
-def test_a_training_pod_that_is_deleted_goes_on_from_its_checkpoint(jobs: FineTuneJobs) -> None:
+def test_training_that_is_interrupted_or_suspended_goes_on_from_its_checkpoint(jobs: FineTuneJobs) -> None:
     jobs.create("evicted", training={"maxSteps": 4000, "batchSize": 4, "logEvery": 1, "checkpointEvery": 5})
     pod = jobs.wait_running("evicted", "train")
     jobs.wait("evicted", lambda status: status.get("checkpoint", {}).get("step", 0) > 0)
@@ -119,17 +119,21 @@ def test_a_training_pod_that_is_deleted_goes_on_from_its_checkpoint(jobs: FineTu
     status = jobs.wait("evicted", lambda s: s.get("attempts", {}).get("disruptions") == 1)
     assert status["attempts"]["lastReason"] == "Preempted"
     stopped_at = status["checkpoint"]["step"]
-    status = jobs.wait("evicted", lambda s: s["attempts"]["count"] == 3 and s["progress"]["step"] > stopped_at)
-    jobs.kubectl(
-        "patch",
-        "ftj",
-        "evicted",
-        "-n",
-        jobs.namespace,
-        "--type=merge",
-        "-p",
-        json.dumps({"spec": {"policy": {"suspend": True}}}),
-    )
-    jobs.wait_phase("evicted", "Suspended")
+    jobs.wait("evicted", lambda s: s["attempts"]["count"] == 3 and s["progress"]["step"] > stopped_at)
+    _suspend_and_resume(jobs, "evicted")
     jobs.delete("evicted")
     jobs.wait_nothing_left("evicted")
+
+
+def _suspend_and_resume(jobs: FineTuneJobs, name: str) -> None:
+    """Suspending ends the pod after a checkpoint; resuming goes on from it, in the same attempt."""
+    pod = jobs.wait_running(name, "train")
+    jobs.suspend(name)
+    before = jobs.wait_phase(name, "Suspended")
+    jobs.kubectl("wait", "--for=delete", f"pod/{pod}", "-n", jobs.namespace, "--timeout=150s")
+    assert "activeSince" not in jobs.status(name)
+    jobs.suspend(name, False)
+    assert jobs.wait_running(name, "train") != pod
+    after = jobs.wait(name, lambda s: s["progress"]["step"] > before["progress"]["step"])
+    assert after["checkpoint"]["step"] >= before["progress"]["step"], "the last steps were saved when it was suspended"
+    assert after["attempts"] == before["attempts"]

@@ -10,22 +10,30 @@ from finetune_trainer.exporting.config_shim import adapt
 from finetune_trainer.exporting.onnx_options import PRECISIONS, builder_options
 
 # The builder accepts any name without a word, so a misspelt one would only show as a worse model.
-KNOWN = {"windowed_kv_cache", "hf_token", "algo_config", "matmul_mixed_precision"}
+KNOWN = {"windowed_kv_cache", "hf_token", "algo_config", "matmul_mixed_precision", "block_size"}
 
 
 def test_only_measured_options_reach_the_builder() -> None:
     for precision in PRECISIONS:
-        assert {option.partition("=")[0] for option in builder_options(precision)} <= KNOWN
+        assert {option.partition("=")[0] for option in builder_options(precision, 10**8)} <= KNOWN
 
 
 def test_int4_keeps_sensitive_layers_in_int8_and_the_cache_is_never_windowed() -> None:
-    assert "matmul_mixed_precision=last_matmul:int8,mixed_layers:int8" in builder_options("int4")
-    assert all("windowed_kv_cache=false" in builder_options(precision) for precision in PRECISIONS)
+    assert "matmul_mixed_precision=last_matmul:int8,mixed_layers:int8" in builder_options("int4", 8 * 10**9)
+    assert all("windowed_kv_cache=false" in builder_options(precision, 8 * 10**9) for precision in PRECISIONS)
+
+
+@pytest.mark.parametrize(
+    ("precision", "parameters", "want"),
+    [("int4", 135_000_000, True), ("int4", 8_000_000_000, False), ("int8", 135_000_000, False)],
+)
+def test_int4_of_a_small_model_has_more_scales(precision: str, parameters: int, want: bool) -> None:
+    assert ("block_size=16" in builder_options(precision, parameters)) is want
 
 
 def test_an_unknown_precision_is_refused() -> None:
     with pytest.raises(KeyError):
-        builder_options("fp16")
+        builder_options("fp16", 1)
 
 
 def test_rotary_parameters_per_layer_type_become_one_set_and_a_local_base() -> None:

@@ -34,9 +34,14 @@ def build(model: Path, output: Path, scratch: Path, precision: str) -> None:
     from onnxruntime_genai.models import builder
 
     place = ("", str(model), str(output), precision, EXECUTION_PROVIDER, str(scratch))
-    prepared = builder.parse_extra_options(*place, builder_options(precision))
+    prepared = builder.parse_extra_options(*place, builder_options(precision, _parameters(model)))
     adapt(prepared["hf_details"]["hf_config"])
     builder.create_model(*place, **prepared)
+
+
+def _parameters(model: Path) -> int:
+    """Number of parameters of a folder with float32 weights."""
+    return sum(path.stat().st_size for path in model.glob("*.safetensors")) // 4
 
 
 def _end_with_parent() -> None:
