@@ -91,8 +91,19 @@ def mounts(folder: Path, environment: Mapping[str, str] = os.environ) -> list[Mo
         Mount(cache, _UV_CACHE_IN_BUILD, writable=True),
     ]
     found += [Mount(bundle, _BUNDLE_IN_BUILD) for bundle in map(Path, _BUNDLES) if bundle.exists()][:1]
+    wheels = _wheels(environment)
+    return found + ([Mount(wheels, _WHEELS_IN_BUILD)] if wheels else [])
+
+
+def wheel_names(environment: Mapping[str, str] = os.environ) -> list[str]:
+    """Files in the folder of wheels that TORCH_WHEELS names."""
+    wheels = _wheels(environment)
+    return sorted(path.name for path in wheels.iterdir()) if wheels else []
+
+
+def _wheels(environment: Mapping[str, str]) -> Path | None:
     wheels = environment.get("TORCH_WHEELS")
-    return found + ([Mount(Path(wheels).resolve(), _WHEELS_IN_BUILD)] if wheels and Path(wheels).is_dir() else [])
+    return Path(wheels).resolve() if wheels and Path(wheels).is_dir() else None
 
 
 def _pip_config_list() -> str:

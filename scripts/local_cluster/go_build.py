@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import shutil
 import subprocess
 from pathlib import Path
@@ -22,6 +23,13 @@ def source_hash(component: Component, modules: Path = MODULES) -> str:
         source = modules / component.module / name
         digest.update(source.read_bytes() if source.exists() else b"")
     return digest.hexdigest()[:8]
+
+
+def source_folder(component: Component, module: str) -> Path:
+    """Folder with the sources of a Go module that the component is built from, at the pinned version."""
+    command = ["go", "mod", "download", "-json", module]
+    answer = json.loads(run(command, directory=MODULES / component.module))
+    return Path(answer["Dir"])
 
 
 def build_command(component: Component, target: Path) -> list[str]:

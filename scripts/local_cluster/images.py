@@ -9,7 +9,7 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from local_cluster import base_image, build_environment, images_store, layer_upload, locations, packages
+from local_cluster import base_image, build_environment, image_sources, images_store, layer_upload, locations, packages
 from local_cluster.command import logged, run, succeeds
 from local_cluster.errors import LocalClusterError
 from local_cluster.image_reference import Builder, ImageRef
@@ -29,12 +29,12 @@ def build(
     if not dockerfile.is_file():
         raise LocalClusterError(f"there is no Dockerfile {dockerfile}")
     arguments = dict(build_args or {})
-    with step(f"building image {tag} from {dockerfile}"):
-        if docker_answers():
+    if docker_answers():
+        with step(f"building image {tag} from {dockerfile}"):
             logged(docker_command(dockerfile, tag, arguments, context), build_log(tag))
-            return ImageRef(tag, Builder.DOCKER)
-        with shared(locations.from_environment().images_lock):
-            _build_with_buildah(dockerfile, tag, arguments, context)
+        return ImageRef(tag, Builder.DOCKER)
+    with shared(locations.from_environment().images_lock):
+        _build_unless_current(dockerfile, tag, arguments, context)
     return ImageRef(qualified(tag), Builder.BUILDAH)
 
 
@@ -105,9 +105,20 @@ def push(image: ImageRef, registry: str, *, plain_http: bool = False) -> str:
             return f"{target}@{_push_with_buildah(image, f'{target}:{image.version}', plain_http)}"
 
 
-def _build_with_buildah(dockerfile: Path, tag: str, build_args: dict[str, str], context: Path) -> None:
+def _build_unless_current(dockerfile: Path, tag: str, build_args: dict[str, str], context: Path) -> None:
     packages.ensure(packages.IMAGES)
     store = images_store.of(locations.from_environment())
+    settings = {**build_args, "wheels": ",".join(build_environment.wheel_names())}
+    sources = image_sources.digest(dockerfile, context, settings)
+    if not image_sources.is_current(store, qualified(tag), sources):
+        with step(f"building image {tag} from {dockerfile}"):
+            _build_with_buildah(store, dockerfile, tag, build_args, context)
+        image_sources.remember(store, qualified(tag), sources)
+
+
+def _build_with_buildah(
+    store: images_store.Store, dockerfile: Path, tag: str, build_args: dict[str, str], context: Path
+) -> None:
     choosable = base_image.wanted_by(dockerfile.read_text()) and base_image.ARGUMENT not in build_args
     if choosable and not base_image.hub_answers():
         build_args[base_image.ARGUMENT] = base_image.ensure(store)

@@ -34,6 +34,10 @@ class Store:
         """Whether an image of that name is there."""
         return succeeds(self.command("inspect", "--type", "image", tag))
 
+    def image_id(self, tag: str) -> str:
+        """The id of the image of that name."""
+        return self.buildah("inspect", "--type", "image", "--format", "{{.FromImageID}}", tag).strip()
+
 
 def of(locations: Locations) -> Store:
     """The store in the cache folder."""
