@@ -10,7 +10,7 @@ from apiserver.installation import Installation
 from apiserver.job_api import JobApi
 from kueue_manager import KueueManager
 from local_cluster.control_plane import ControlPlane
-from queues.queue import Queue
+from queues.local_queue import Queue
 
 
 @pytest.fixture(scope="session")
@@ -44,7 +44,7 @@ def installed(queue_plane: ControlPlane, tmp_path: Path, request: pytest.Fixture
 
 
 @pytest.fixture
-def queue(installed: Installation, kueue: KueueManager) -> Iterator[Queue]:  # noqa: ARG001 - Kueue must run
+def queue(installed: Installation, kueue: KueueManager) -> Iterator[Queue]:
     """A queue with room for one stage at a time."""
     queue = Queue(installed.team, cpu="4", memory="16Gi")
     queue.create()

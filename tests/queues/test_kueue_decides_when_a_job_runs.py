@@ -8,7 +8,7 @@ from apiserver.gateway import Request, Spoiled
 from apiserver.installation import Installation
 from finetune_api.status import Stage
 from kueue_manager import KueueManager
-from queues.queue import Queue
+from queues.local_queue import Queue
 
 pytestmark = pytest.mark.apiserver
 
