@@ -17,12 +17,12 @@ class FineTuneJobs:
         self.kubectl = kubectl
         self.namespace = namespace
 
-    def create(self, name: str, **spec: Any) -> None:
+    def create(self, name: str, labels: dict[str, str] | None = None, **spec: Any) -> None:
         self.kubectl.apply(
             {
                 "apiVersion": "slmops.dev/v1alpha1",
                 "kind": "FineTuneJob",
-                "metadata": {"name": name, "namespace": self.namespace},
+                "metadata": {"name": name, "namespace": self.namespace, "labels": labels or {}},
                 "spec": {
                     "model": {"source": "pvc://assets/tiny-llama"},
                     "dataset": {"train": {"source": "pvc://assets/data/good.jsonl"}},

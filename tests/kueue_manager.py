@@ -56,6 +56,23 @@ class KueueManager:
         for document in yaml.safe_load_all((sources / "webhook" / "manifests.yaml").read_text()):
             self._client.apply(self._webhooks_of(document))
 
+    def uninstall(self) -> None:
+        """Take everything away; webhooks first, since without the process they would refuse every Job."""
+        for kind in ("mutatingwebhookconfigurations", "validatingwebhookconfigurations"):
+            for found in self._client.get(f"/apis/admissionregistration.k8s.io/v1/{kind}")["items"]:
+                if "kueue" in found["metadata"]["name"] or found["webhooks"][0]["name"].endswith(".kb.io"):
+                    self._delete(f"/apis/admissionregistration.k8s.io/v1/{kind}/{found['metadata']['name']}")
+        crds = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions"
+        for found in self._client.get(crds)["items"]:
+            if found["spec"]["group"] == "kueue.x-k8s.io":
+                self._delete(f"{crds}/{found['metadata']['name']}")
+        self._delete(f"/api/v1/namespaces/{NAMESPACE}")
+        self.stop()
+
+    def _delete(self, path: str) -> None:
+        code, text = self._client.request("DELETE", path)
+        assert code in (200, 202, 404), text
+
     def start(self) -> None:
         """Start the process, and wait until it serves."""
         kubeconfig.write(self._folder / "kubeconfig", self._server, self._pki, "admin")

@@ -12,8 +12,10 @@ import pytest
 from cluster_jobs import FineTuneJobs
 from demo import installation, volume
 from demo.kubectl import Kubectl
+from kueue_manager import KueueManager
 from local_cluster import clusters
 from local_cluster import command_line as local_cluster
+from local_cluster.host_cluster import HostCluster
 from tiny_models import build_tiny_model
 
 NAMESPACE = "finetune-e2e"
@@ -72,6 +74,27 @@ def _assets(folder: Path) -> Path:
     (data / "bad.jsonl").write_text("\n".join(lines) + "\n")
     (folder / "complete").write_text("tiny")
     return folder
+
+
+@pytest.fixture(scope="session")
+def kueue(kubectl: Kubectl, operator: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[KueueManager]:
+    """Kueue beside the API server; the operator starts again to follow it."""
+    cluster = clusters.chosen()
+    if not isinstance(cluster, HostCluster):
+        pytest.skip("Kueue runs beside an API server on this host, and this cluster is elsewhere")
+    settings = cluster.health.settings
+    manager = KueueManager(tmp_path_factory.mktemp("kueue"), settings.server, settings.pki)
+    manager.install()
+    _restart_operator(kubectl)
+    yield manager
+    manager.uninstall()
+    _restart_operator(kubectl)
+
+
+def _restart_operator(kubectl: Kubectl) -> None:
+    deployment = f"deployment/{installation.RELEASE}"
+    kubectl("rollout", "restart", deployment, "-n", installation.NAMESPACE)
+    kubectl("rollout", "status", deployment, "-n", installation.NAMESPACE, "--timeout=120s")
 
 
 @pytest.fixture
