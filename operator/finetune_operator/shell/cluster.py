@@ -111,12 +111,11 @@ class KubernetesCluster:
         self._instance = instance
 
     async def list_all(self, kind: Kind, namespace: str | None, selector: str = "") -> Listing:
-        """All objects, page by page; starts over when the pages have become too old."""
-        while True:
-            try:
-                return await self._list_pages(kind, namespace, selector)
-            except GoneError:
-                continue
+        """All objects, page by page; starts over once when the pages have become too old."""
+        try:
+            return await self._list_pages(kind, namespace, selector)
+        except GoneError:
+            return await self._list_pages(kind, namespace, selector)
 
     async def _list_pages(self, kind: Kind, namespace: str | None, selector: str) -> Listing:
         items: list[Manifest] = []
@@ -216,7 +215,13 @@ class KubernetesCluster:
         return await self._request(request)
 
     async def _request(self, request: "_Request") -> Manifest:
-        document: Manifest = json.loads(await self._send(request))
+        body = await self._send(request)
+        try:
+            document: Manifest = json.loads(body)
+            document["kind"]  # every object, list and Status says what it is; a login page of a proxy does not
+        except (ValueError, TypeError, KeyError) as error:
+            what = f"{request.verb} {request.kind.plural}"
+            raise UnavailableError(f"the answer to {what} is no Kubernetes object: {body[:64]!r}") from error
         return document
 
     async def _send(self, request: "_Request") -> bytes:

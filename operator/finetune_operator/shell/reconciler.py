@@ -3,7 +3,6 @@
 Level-triggered: it does not know why it was called. Everything durable is in the job's status, which is written first.
 """
 
-import contextlib
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Protocol
@@ -12,7 +11,7 @@ import structlog
 
 from finetune_api import names
 from finetune_api.contract import ProgressReport
-from finetune_operator.core.actions import Deletion, Event, Plan, ProgressTarget
+from finetune_operator.core.actions import Deletion, Event, Patch, Plan, ProgressTarget
 from finetune_operator.core.identity import owned_by
 from finetune_operator.core.observed import Manifest, Observed, Refusal
 from finetune_operator.shell.cluster import Cluster
@@ -31,6 +30,10 @@ log = structlog.get_logger()
 
 Planner = Callable[[Observed], Plan]
 """The core's plan, at this moment and with this configuration."""
+
+
+LOOK_AGAIN_SECONDS = 10.0
+"""A job that was not found is looked for again so soon, unless its watch has told by then that it is gone."""
 
 
 class CreateRefusedError(Exception):
@@ -83,7 +86,7 @@ class Reconciler:
                 return await self._carry_out(job, await self._plan(job))
             except JobGoneError:
                 log.debug("the job is gone; its watch will tell")
-                return None
+                return LOOK_AGAIN_SECONDS
 
     async def _plan(self, job: Manifest) -> Plan:
         plan = self._planner(self._gather(job))
@@ -170,17 +173,25 @@ class Reconciler:
             child = await self._cluster.get(kind_named(kind), manifest["metadata"]["namespace"], name)
             if not owned_by(child, job):
                 raise CreateRefusedError(Refusal(kind, name, "AlreadyExists", str(error))) from error
+            child = await self._with_labels(child, manifest)
         except RefusedError as error:
             raise CreateRefusedError(Refusal(kind, name, error.reason, str(error))) from error
         else:
             log.debug("created a child", kind=kind, child=name)
         return child
 
+    async def _with_labels(self, child: Manifest, wanted: Manifest) -> Manifest:
+        """A Job whose labels somebody took away would be seen by no watch."""
+        labels = wanted["metadata"]["labels"]
+        if child["kind"] != JOB.name or labels.items() <= (child["metadata"].get("labels") or {}).items():
+            return child
+        patch = Patch("Job", child["metadata"]["name"], uid_of(child), {"metadata": {"labels": labels}})
+        return await self._cluster.patch(child["metadata"]["namespace"], patch)
+
     async def _change_children(self, job: Manifest, plan: Plan) -> None:
-        for patch in plan.patch:
-            with contextlib.suppress(NotFoundError):
-                self._store.put(await self._cluster.patch(job["metadata"]["namespace"], patch))
-                log.info("patched a child", child=patch.name, body=patch.body)
+        for patch in plan.patch:  # one that is not found is an error like any other: the next look shows what is there
+            self._store.put(await self._cluster.patch(job["metadata"]["namespace"], patch))
+            log.info("patched a child", child=patch.name, body=patch.body)
         for deletion in plan.delete:
             await self._delete(deletion)
 

@@ -17,13 +17,17 @@ Answer = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
 class Server:
     """Answers every request with the next of `answers`, and with the last one from then on."""
 
-    def __init__(self) -> None:
+    def __init__(self, **common: str) -> None:
+        self.common = common
+        """What every document says."""
         self.answers: list[Answer] = []
         self.requests: list[tuple[str, str, Any]] = []
         self.port = 0
 
     def answer(self, body: object = None, status: int = 200, headers: dict[str, str] | None = None) -> None:
-        content = body if isinstance(body, bytes) else json.dumps(body).encode()
+        """Bytes are sent as they are."""
+        document = self.common | body if isinstance(body, dict) else body
+        content = body if isinstance(body, bytes) else json.dumps(document).encode()
 
         async def respond(_request: web.BaseRequest) -> web.StreamResponse:
             return web.Response(body=content, status=status, headers=headers, content_type="application/json")
@@ -42,9 +46,9 @@ class Server:
 
 
 @asynccontextmanager
-async def serving() -> AsyncIterator[Server]:
+async def serving(**common: str) -> AsyncIterator[Server]:
     """A server that listens."""
-    server = Server()
+    server = Server(**common)
     runner = web.ServerRunner(web.Server(server.handle))
     await runner.setup()
     site = web.TCPSite(runner, "127.0.0.1", 0)

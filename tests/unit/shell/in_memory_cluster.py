@@ -4,6 +4,7 @@ import copy
 import itertools
 from typing import Any
 
+from builders import merged
 from finetune_operator.core.actions import Deletion, Event, Patch
 from finetune_operator.shell.cluster import Listing, ReadLimits
 from finetune_operator.shell.errors import AlreadyExistsError, ConflictError, NotFoundError
@@ -79,7 +80,7 @@ class InMemoryCluster:
     async def patch(self, namespace: str, patch: Patch) -> Object:
         self._called("patch", patch.kind)
         stored = copy.deepcopy(self._find((patch.kind, namespace, patch.name)))
-        stored["spec"] = stored.get("spec", {}) | patch.body.get("spec", {})
+        stored = merged(stored, patch.body)
         return self._store(stored)
 
     async def delete(self, deletion: Deletion) -> Object | None:

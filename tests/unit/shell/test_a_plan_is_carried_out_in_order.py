@@ -16,7 +16,7 @@ from finetune_operator.shell.errors import (
     UnavailableError,
 )
 from finetune_operator.shell.kinds import JOB
-from finetune_operator.shell.reconciler import CreateRefusedError, Reconciler
+from finetune_operator.shell.reconciler import LOOK_AGAIN_SECONDS, CreateRefusedError, Reconciler
 from finetune_operator.shell.store import Store
 from unit.shell.in_memory_cluster import InMemoryCluster
 from unit.shell.objects import Object, child_manifest, make_job
@@ -184,16 +184,17 @@ async def test_after_a_conflict_the_live_version_is_known(bench: Bench) -> None:
 
 async def test_a_job_that_is_gone_gets_no_children(bench: Bench) -> None:
     bench.cluster.drop(bench.job)
-    assert await bench.reconcile(Plan(status=STATUS, create=(child_manifest(bench.job),), events=(EVENT,))) is None
+    decided = Plan(status=STATUS, create=(child_manifest(bench.job),), events=(EVENT,))
+    assert await bench.reconcile(decided) == LOOK_AGAIN_SECONDS
     assert bench.cluster.writes == ["update FineTuneJob/status"]
 
 
 async def test_a_job_with_the_name_of_a_deleted_one_is_not_taken_for_it(bench: Bench) -> None:
     bench.cluster.drop(bench.job)
     bench.cluster.seed(make_job("u2", name="job-u1"))
-    assert await bench.reconcile(Plan(status=STATUS, create=(child_manifest(bench.job),))) is None
+    assert await bench.reconcile(Plan(status=STATUS, create=(child_manifest(bench.job),))) == LOOK_AGAIN_SECONDS
     assert bench.cluster.writes == ["update FineTuneJob/status"]
-    assert await bench.reconcile(Plan(needs_confirmation=True)) is None
+    assert await bench.reconcile(Plan(needs_confirmation=True)) == LOOK_AGAIN_SECONDS
     assert bench.cluster.writes == ["update FineTuneJob/status"]
 
 
@@ -231,9 +232,19 @@ async def test_deleting_what_is_not_there_any_more_is_no_error(bench: Bench, sta
     assert len(bench.cluster.objects) == (1 if state == "gone" else 2)
 
 
-async def test_patching_what_is_not_there_any_more_is_no_error(bench: Bench) -> None:
-    await bench.reconcile(Plan(patch=(Patch("Job", "child", "c1", {"spec": {"suspend": True}}),)))
+async def test_a_patch_of_what_is_not_there_is_tried_again_by_another_look(bench: Bench) -> None:
+    with pytest.raises(NotFoundError):
+        await bench.reconcile(Plan(patch=(Patch("Job", "child", "c1", {"spec": {"suspend": True}}),)))
     assert bench.cluster.calls == ["patch Job"]
+
+
+async def test_a_child_without_its_labels_gets_them_back(bench: Bench) -> None:
+    manifest = child_manifest(bench.job)
+    stored = {**manifest, "metadata": {**manifest["metadata"], "labels": {"team": "x"}}}
+    bench.cluster.seed(stored)
+    await bench.reconcile(Plan(create=(manifest,)))
+    (child,) = [o for (kind, _, _), o in bench.cluster.objects.items() if kind == "Job"]
+    assert child["metadata"]["labels"] == {"team": "x"} | manifest["metadata"]["labels"]
 
 
 async def test_a_missing_namespace_is_an_error_and_not_a_missing_job(bench: Bench) -> None:

@@ -18,7 +18,7 @@ JOBS = "/apis/slmops.dev/v1alpha1/namespaces/team/finetunejobs"
 
 @pytest.fixture
 async def server() -> AsyncIterator[Server]:
-    async with serving() as server:
+    async with serving(kind="Any") as server:
         yield server
 
 
@@ -114,6 +114,22 @@ async def test_a_list_whose_pages_are_too_old_is_read_again(server: Server) -> N
     async with cluster_at(server) as cluster:
         listing = await cluster.list_all(FINE_TUNE_JOB, "team")
     assert ([i["metadata"]["name"] for i in listing.items], listing.resource_version) == (["b"], 20)
+
+
+async def test_pages_that_are_always_too_old_are_an_error_and_no_endless_loop(server: Server) -> None:
+    server.answer(status_of("Expired"), 410)
+    async with cluster_at(server) as cluster:
+        with pytest.raises(errors.GoneError):
+            await cluster.list_all(FINE_TUNE_JOB, "team")
+    assert len(server.requests) == 2
+
+
+@pytest.mark.parametrize("body", [b"<html>please log in</html>", b"", b"[]", b"null", b'{"items": []}'])
+async def test_an_answer_that_is_no_kubernetes_object_is_no_answer(server: Server, body: bytes) -> None:
+    server.answer(body)
+    async with cluster_at(server) as cluster:
+        with pytest.raises(errors.UnavailableError, match="the answer to get jobs is no Kubernetes object"):
+            await cluster.get(JOB, "team", "child")
 
 
 async def test_a_status_is_replaced_whole_and_only_on_the_version_it_was_made_for(server: Server) -> None:
@@ -228,7 +244,7 @@ async def test_connections_are_reused_and_bounded(server: Server) -> None:
         if arrived == 2:
             all_here.set()
         await all_here.wait()
-        return web.json_response({})
+        return web.json_response({"kind": "Job"})
 
     server.answers.append(note_peer)
     async with cluster_at(server) as cluster:
