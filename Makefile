@@ -3,13 +3,14 @@
 SHELL := /bin/bash
 PYTHON ?= python3
 BIN := .venv/bin
+FAULTS ?= *
 export PYTHONPATH := scripts
 LOCAL_CLUSTER := $(PYTHON) -m local_cluster
 TYPED := operator trainer-image scripts/local_cluster scripts/demo scripts/generation scripts/generate.py
 
 .DEFAULT_GOAL := help
 .PHONY: help venv demo test test-fast test-apiserver test-trainer test-cluster check format generate verify lock \
-        images cluster-up cluster-status cluster-down
+        images cluster-up cluster-status cluster-down bench-control faults
 
 help:  ## This list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/' | column -t -s $$'\t'
@@ -37,8 +38,8 @@ test: check test-fast test-apiserver test-trainer test-cluster  ## Every test
 test-fast: venv  ## Unit tests: no cluster, no training
 	$(BIN)/pytest tests/unit -n 2 -q
 
-test-apiserver: venv  ## The operator, the CRD and the chart against a real API server, etcd and controller manager
-	$(BIN)/pytest tests/apiserver tests/chart -q
+test-apiserver: venv  ## The operator, the CRD, the chart and queues against a real API server, controller manager and Kueue
+	$(BIN)/pytest tests/apiserver tests/queues tests/faults tests/chart -q
 
 test-trainer: venv  ## The stages on tiny models of the Llama, Qwen, Phi and Gemma architectures
 	OMP_NUM_THREADS=1 $(BIN)/pytest tests/trainer -n 2 -q
@@ -46,6 +47,12 @@ test-trainer: venv  ## The stages on tiny models of the Llama, Qwen, Phi and Gem
 test-cluster: venv  ## End to end, with real pods on the local cluster
 	$(BIN)/pytest tests/cluster -q
 	$(BIN)/pytest tests/cluster_tool -q
+
+bench-control: venv  ## Speed, requests and memory of the operator and of Kubeflow Trainer; BENCH="--jobs 1000 --rate 10" and more: --help
+	PYTHONPATH=benchmarks:scripts:tests $(BIN)/python -m control $(BENCH)
+
+faults: venv  ## Every fault campaign; FAULTS='kill/before/*' runs a part, and a failure tells how to replay it
+	PYTHONPATH=tests:scripts $(BIN)/python -m faults run '$(FAULTS)'
 
 check: venv verify  ## Lint, types, direction of imports, generated files
 	$(BIN)/ruff check
