@@ -112,6 +112,7 @@ _GRANTED = {
     "pods": {"list", "watch"},
     "persistentvolumeclaims": {"get", "list", "create"},
     "networkpolicies.networking.k8s.io": {"get", "list", "create"},
+    "workloads.kueue.x-k8s.io": {"list", "watch", "patch"},
     "events.events.k8s.io": {"create"},
 }
 
