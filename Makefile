@@ -33,7 +33,9 @@ cluster-down:  ## Take away everything that cluster-up made; caches stay
 images: venv  ## Build both images and load them into the cluster
 	@$(BIN)/python -c 'from demo.installation import make_images; print(make_images())'
 
-test: check test-fast test-apiserver test-trainer test-cluster  ## Every test
+test: check test-fast  ## Every test; those that wait for an API server run beside those that compute
+	@$(MAKE) --no-print-directory --jobs 2 --output-sync=target test-apiserver test-trainer
+	@$(MAKE) --no-print-directory test-cluster
 
 test-fast: venv  ## Unit tests: no cluster, no training
 	$(BIN)/pytest tests/unit -n 2 -q
