@@ -23,6 +23,7 @@ Object = dict[str, Any]
 COMPONENT = COMPONENTS["kueue"]
 API = "/apis/kueue.x-k8s.io/v1beta2"
 NAMESPACE = "kueue-system"
+WEBHOOKS = "kueue-of-the-tests-"
 START_SECONDS = 120.0
 _OURS = {"batch", "kueue.x-k8s.io"}
 # Without its own certificate management Kueue reads one file at a fixed place under /etc. It gets an /etc of its own: a
@@ -60,7 +61,7 @@ class KueueManager:
         """Take everything away; webhooks first, since without the process they would refuse every Job."""
         for kind in ("mutatingwebhookconfigurations", "validatingwebhookconfigurations"):
             for found in self._client.get(f"/apis/admissionregistration.k8s.io/v1/{kind}")["items"]:
-                if "kueue" in found["metadata"]["name"] or found["webhooks"][0]["name"].endswith(".kb.io"):
+                if found["metadata"]["name"].startswith(WEBHOOKS):
                     self._delete(f"/apis/admissionregistration.k8s.io/v1/{kind}/{found['metadata']['name']}")
         crds = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions"
         for found in self._client.get(crds)["items"]:
@@ -131,4 +132,5 @@ class KueueManager:
         for hook in wanted:
             path = hook["clientConfig"]["service"]["path"]
             hook["clientConfig"] = {"url": f"https://127.0.0.1:{self._webhooks}{path}", "caBundle": authority}
-        return {**document, "webhooks": wanted}
+        name = f"{WEBHOOKS}{document['metadata']['name']}"
+        return {**document, "metadata": {"name": name}, "webhooks": wanted}

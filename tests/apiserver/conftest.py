@@ -15,11 +15,7 @@ from local_cluster.control_plane import ControlPlane
 def control_plane() -> Iterator[ControlPlane]:
     plane = ControlPlane(controller_manager=True)
     try:
-        plane.start("etcd")
-        plane.start("kube-apiserver")
-        # The garbage collector learns of a CRD that is younger than itself only half a minute later.
-        JobApi.install(plane, "default")
-        plane.start("kube-controller-manager")
+        JobApi.start(plane)
         yield plane
     finally:
         plane.stop()

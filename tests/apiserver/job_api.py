@@ -44,6 +44,17 @@ class JobApi:
     namespace: str
 
     @classmethod
+    def start(cls, plane: ControlPlane) -> None:
+        """Starts a control plane with the CRD in it.
+
+        The garbage collector learns of a CRD that is younger than itself only half a minute later.
+        """
+        plane.start("etcd")
+        plane.start("kube-apiserver")
+        cls.install(plane, "default")
+        plane.start("kube-controller-manager")
+
+    @classmethod
     def install(cls, plane: ControlPlane, namespace: str) -> "JobApi":
         """Applies the CRD of this repository and makes the namespace."""
         api = cls(plane, namespace)

@@ -126,15 +126,7 @@ class Team:
         self._report(pod, "Failed" if code else "Succeeded", {"terminated": ended})
 
     def _report(self, pod: Object, phase: str, state: Object, **status: object) -> None:
-        container = {
-            "name": names.STAGE_CONTAINER,
-            "image": "trainer:test",
-            "imageID": "sha256:0",
-            "ready": phase == "Running",
-            "restartCount": 0,
-            "state": state,
-        }
-        report = {"status": {"phase": phase, "containerStatuses": [container], **status}}
+        report = pod_report(phase, state, **status)
         path = f"{self.path('pods', pod['metadata']['name'])}/status"
         self.send("PATCH", path, report, "merge-patch+json")
 
@@ -165,6 +157,19 @@ class Team:
 
         self.wait(f"{job} comes to stage {stage}", arrived)
         return self.stage_pods(job, stage)[0]
+
+
+def pod_report(phase: str, state: Object, **status: object) -> Object:
+    """What a kubelet writes about a stage's pod."""
+    container = {
+        "name": names.STAGE_CONTAINER,
+        "image": "trainer:test",
+        "imageID": "sha256:0",
+        "ready": phase == "Running",
+        "restartCount": 0,
+        "state": state,
+    }
+    return {"status": {"phase": phase, "containerStatuses": [container], **status}}
 
 
 def _now() -> str:

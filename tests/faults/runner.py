@@ -45,11 +45,7 @@ def ground(folder: Path | None = None) -> Iterator[Ground]:
     plane = ControlPlane(controller_manager=True, extra_api_server_flags=(f"--audit-log-maxsize={AUDIT_MEGABYTES}",))
     with TemporaryDirectory(prefix="faults-") as temporary:
         try:
-            plane.start("etcd")
-            plane.start("kube-apiserver")
-            # The garbage collector learns of a CRD that is younger than itself only half a minute later.
-            JobApi.install(plane, "default")
-            plane.start("kube-controller-manager")
+            JobApi.start(plane)
             with Observer(plane) as observer:
                 yield Ground(plane, observer, AuditLog(plane.audit_log), folder or Path(temporary))
         finally:

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from apiserver.team import Object
+from apiserver.team import Object, pod_report
 from builders import make_result
 from faults.arena import Arena
 from finetune_api import names
@@ -85,17 +85,8 @@ class Actor:
     def _tell(self, stage: Stage, attempt: int, phase: str, state: dict[str, Any], **more: object) -> None:
         def tell() -> None:
             pod = self.wait_for_pod(stage, attempt)
-            container = {
-                "name": names.STAGE_CONTAINER,
-                "image": "trainer:test",
-                "imageID": "sha256:0",
-                "ready": phase == "Running",
-                "restartCount": 0,
-                "state": state,
-            }
-            status = {"phase": phase, "containerStatuses": [container], **more}
             path = f"{self.arena.team.path('pods', pod['metadata']['name'])}/status"
-            self.arena.team.send("PATCH", path, {"status": status}, "merge-patch+json")
+            self.arena.team.send("PATCH", path, pod_report(phase, state, **more), "merge-patch+json")
 
         self.arena.insist(f"the pod of {stage} is {phase}", tell)
 

@@ -17,10 +17,7 @@ from queues.local_queue import Queue
 def queue_plane() -> Iterator[ControlPlane]:
     plane = ControlPlane(controller_manager=True)
     try:
-        plane.start("etcd")
-        plane.start("kube-apiserver")
-        JobApi.install(plane, "default")
-        plane.start("kube-controller-manager")
+        JobApi.start(plane)
         yield plane
     finally:
         plane.stop()

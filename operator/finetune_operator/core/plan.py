@@ -190,8 +190,10 @@ class _Planner:
             case stages.Active():
                 self._attend(stage, view)
             case stages.Lost():
+                self._leave_queue(stage)
                 self._lost(stage, view.child, view.cause, _ended_at(view.job))
             case stages.Completed():
+                self._leave_queue(stage)
                 return self._complete(stage, view)
             case _:
                 assert_never(view)
@@ -266,8 +268,7 @@ class _Planner:
             self._stand_in_line(stage, view.job)
         else:
             self._align_suspend(view.job)
-            if not self._suspended and suspension.reason_of(self.status):
-                self._release(Reason.RESUMED, "the stage's Job is in no queue")
+            self._leave_queue(stage)
         if reason := suspension.reason_of(self.status):
             self._because(f"held: {reason}")
             return
@@ -299,14 +300,18 @@ class _Planner:
             return
         match queueing.standing(job, workload, self.now):
             case queueing.Admitted():
-                if suspension.reason_of(self.status):
-                    self._release(Reason.ADMITTED, f"queue {queueing.queue_of(job)} has admitted stage {stage}")
+                self._leave_queue(stage)
             case queueing.Queued(message):
                 self._queue_up(message)
                 if workload is None:
                     self._requeue(queueing.PATIENCE_SECONDS)
             case queueing.Deactivated(message):
                 self._hold(Reason.QUEUE_DEACTIVATED, message)
+
+    def _leave_queue(self, stage: Stage) -> None:
+        """A Job that runs was admitted; so was one that has ended, though nobody may have looked meanwhile."""
+        if not self._suspended and suspension.reason_of(self.status):
+            self._release(Reason.ADMITTED, f"the queue has admitted stage {stage}")
 
     def _queue_up(self, message: str) -> None:
         condition = statuses.get_condition(self.status, ConditionType.SUSPENDED)

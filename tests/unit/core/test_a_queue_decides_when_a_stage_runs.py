@@ -120,6 +120,17 @@ def test_admission_before_the_operator_has_seen_the_workload_is_admission() -> N
     assert world.phase is Phase.PREPARING
 
 
+@pytest.mark.parametrize(("exit_code", "want"), [(0, Phase.SUCCEEDED), (65, Phase.FAILED)])
+def test_a_stage_that_ended_while_nobody_looked_waits_for_no_queue(exit_code: int, want: Phase) -> None:
+    world = World(make_job().in_queue("gpus").with_spec(dryRun=True).obj())
+    world.settle()
+    world.admit()
+    world.end_pod(exit_code)
+    world.settle()
+    assert world.phase is want
+    assert world.condition("Suspended")["status"] == "False"
+
+
 def test_a_preemption_is_a_disruption_and_no_retry() -> None:
     world = queued_world(retries=0)
     workload = world.notice()
