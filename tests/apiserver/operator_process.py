@@ -6,7 +6,6 @@ Processes are forked from a server that has imported everything already, so that
 import json
 import multiprocessing
 import os
-import signal
 import subprocess
 import time
 import urllib.error
@@ -112,9 +111,9 @@ class OperatorProcess:
         return self._process is not None and self._process.is_alive()
 
     def kill(self) -> None:
-        """As a crash would: no last word."""
-        if self._process is not None and self._process.pid is not None:
-            os.kill(self._process.pid, signal.SIGKILL)
+        """As a crash would: no last word. A process that is dead already stays so."""
+        if self._process is not None:
+            self._process.kill()
 
     def ended(self, within: float) -> int | None:
         """Exit code once the process has ended; None if it has not within some seconds."""
