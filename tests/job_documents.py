@@ -82,6 +82,7 @@ def everything(name: str = "everything") -> Document:
                 "targetModules": ["q_proj", "v_proj"],
                 "modulesToSave": ["lm_head"],
                 "initialization": "loftq",
+                "rankStabilized": True,
                 "quantization": {"bits": 4, "type": "nf4", "doubleQuant": True},
                 "adapters": [
                     {
@@ -207,6 +208,7 @@ class _Task:
 _TASKS = tuple(_Task(task, {"spec.task": task} | (PREFERENCE if task == "preference" else {})) for task in TASK_METRICS)
 _METHOD_FULL = {"spec.method.type": "full"}
 _METHOD_QLORA = {"spec.method.type": "qlora"}
+_METHOD_ADAPTER = {"spec.method.type": "adapter"}
 _ROWS = {"source": "pvc://datasets/a"}
 _TWO_NODES = {"spec.distributed.nodes": 2}
 _NO_ROWS = {"spec.dataset.evalFraction": 0}
@@ -278,6 +280,26 @@ REFUSED = (
         "pissa on a quantized base",
         _METHOD_QLORA | {"spec.method.initialization": "pissa"},
         "pissa and olora need an unquantized base",
+    ),
+    Case(
+        "loftq without quantization",
+        {"spec.method.initialization": "loftq"},
+        "method.initialization: loftq makes up for quantization",
+    ),
+    Case(
+        "8 bits of nf4",
+        _METHOD_QLORA | {"spec.method.quantization": {"bits": 8}},
+        "method.quantization: 8 bits go with type: int8",
+    ),
+    Case(
+        "a rank of ia3",
+        _METHOD_ADAPTER | {"spec.method.rank": 8},
+        "method.rank, alpha, dropout and initialization belong to a low-rank update",
+    ),
+    Case(
+        "rank-stabilized ia3",
+        _METHOD_ADAPTER | {"spec.method.rankStabilized": True},
+        "method.rankStabilized belongs to lora, qlora and dora",
     ),
     Case(
         "adapters of one name",
@@ -419,6 +441,8 @@ ACCEPTED = (
     Case("modules by expression", {"spec.method.targetModules": r".*\.(q|v)_proj"}),
     Case("modules by name", {"spec.method.targetModules": ["q_proj"]}),
     Case("quantized", _METHOD_QLORA | {"spec.method.quantization": {"bits": 8, "type": "int8"}}),
+    Case("ia3", _METHOD_ADAPTER | {"spec.method.modulesToSave": ["lm_head"]}),
+    Case("rank-stabilized dora", {"spec.method.type": "dora", "spec.method.rankStabilized": True}),
     Case("loftq on a quantized base", _METHOD_QLORA | {"spec.method.initialization": "loftq"}),
     Case("full tuning", _METHOD_FULL | {"spec.exports": [{"name": "a", "format": "safetensors"}]}),
     Case("zero 2 on a quantized base", _METHOD_QLORA | {"spec.distributed": {"strategy": "deepspeed", "zeroStage": 2}}),

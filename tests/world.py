@@ -14,7 +14,7 @@ from finetune_api import names
 from finetune_api.contract import ProgressReport, StageResult
 from finetune_api.status import Phase, Stage
 from finetune_operator.core.configuration import Configuration
-from finetune_operator.core.observed import Observed, Refusal
+from finetune_operator.core.observed import Observed, Refusal, essence
 from finetune_operator.core.plan import Plan, plan
 from finetune_operator.core.timestamps import parse
 
@@ -47,11 +47,11 @@ class World:
         assert self.job is not None
         return copy.deepcopy(
             Observed(
-                job=self.job,
-                jobs=tuple(self.jobs.values()),
-                pods=tuple(self.pods.values()),
-                others=tuple(self.others.values()),
-                workloads=tuple(self.workloads.values()),
+                job=essence(self.job),
+                jobs=tuple(map(essence, self.jobs.values())),
+                pods=tuple(map(essence, self.pods.values())),
+                others=tuple(map(essence, self.others.values())),
+                workloads=tuple(map(essence, self.workloads.values())),
                 report=self.report,
                 confirmed=confirmed,
                 refusals=self.refusals,

@@ -116,9 +116,8 @@ def _drop_history(result: StageResult) -> StageResult:
 def _cut_warnings(result: StageResult) -> StageResult:
     if result.dataset is None:
         return result
-    return result.model_copy(
-        update={"dataset": result.dataset.model_copy(update={"warnings": result.dataset.warnings[:2]})}
-    )
+    shorter = {"warnings": result.dataset.warnings[:2], "longest_rows": result.dataset.longest_rows[:1]}
+    return result.model_copy(update={"dataset": result.dataset.model_copy(update=shorter)})
 
 
 def _cut_targets(result: StageResult) -> StageResult:

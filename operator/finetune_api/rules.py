@@ -19,11 +19,11 @@ class Rule:
     """One cross-field rule of the object that carries it."""
 
     cel: str
-    """Over `self`, as the API server evaluates it; transition rules also see `oldSelf`."""
+    """Over `self`, as the API server evaluates it."""
     message: str
     """Names the field and the way out."""
-    holds: Callable[[Any], bool] | None = None
-    """The same verdict in Python; None for a transition rule, which only the API server can judge."""
+    holds: Callable[[Any], bool]
+    """The same verdict in Python."""
 
 
 class ApiModel(BaseModel):
@@ -46,7 +46,7 @@ class ApiModel(BaseModel):
     @model_validator(mode="after")
     def _obey_rules(self) -> "ApiModel":
         for rule in self.rules():
-            if rule.holds is not None and not rule.holds(self):
+            if not rule.holds(self):
                 raise ValueError(rule.message)
         return self
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
+from finetune_api.immutability import immutability_rule
 from finetune_api.names import GROUP, KIND, PLURAL, SHORT_NAME, VERSION
 from finetune_api.spec import FineTuneJobSpec
 from finetune_api.status import FineTuneJobStatus
@@ -98,6 +99,7 @@ def _root() -> Schema:
         "description": FineTuneJob.__doc__,
         "type": "object",
         "required": ["spec"],
+        "x-kubernetes-validations": [immutability_rule()],
         "properties": {
             **{name: {"type": "string", "description": text} for name, text in _META_DESCRIPTIONS.items()},
             "metadata": {"type": "object"},

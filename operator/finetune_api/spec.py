@@ -169,9 +169,20 @@ class Quantization(ApiModel):
     bits: Literal[4, 8] = 4
     """Bits per weight."""
     type: Literal["nf4", "fp4", "int8"] = "nf4"
-    """Data type of the quantized weights."""
+    """Data type of the quantized weights: nf4 or fp4 with 4 bits, int8 with 8."""
     double_quant: bool = True
-    """Quantize the quantization constants too."""
+    """Quantize the quantization constants too; 4 bits only."""
+
+    @classmethod
+    def rules(cls) -> tuple[Rule, ...]:
+        """What cannot work in itself."""
+        return (
+            Rule(
+                "(self.bits == 8) == (self.type == 'int8')",
+                "method.quantization: 8 bits go with type: int8, 4 bits with nf4 or fp4; change one of the two",
+                lambda q: (q.bits == 8) == (q.type == "int8"),
+            ),
+        )
 
 
 class NamedAdapter(ApiModel):
@@ -191,11 +202,14 @@ class MethodSpec(ApiModel):
     """How the weights are changed."""
 
     type: MethodType = "lora"
-    """full trains every weight; lora, qlora, dora and adapter train a small addition to a frozen base."""
+    """full trains every weight; lora, qlora (on a quantized base), dora (with magnitudes) and adapter (IA3: one factor
+    per channel) train a small addition to a frozen base."""
     rank: Annotated[int, Field(ge=1, le=1024)] = 16
     """Rank of the low-rank update."""
     alpha: Annotated[float, Field(gt=0)] = 32
     """Scaling numerator: the update is multiplied by alpha / rank."""
+    rank_stabilized: bool = False
+    """Multiply by alpha / sqrt(rank) in place of alpha / rank, so that high ranks learn too (rsLoRA)."""
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.05
     """Dropout on the adapter's input."""
     target_modules: Annotated[
@@ -210,11 +224,13 @@ class MethodSpec(ApiModel):
             }
         ),
     ] = "auto"
-    """Modules to adapt: auto (all linear layers), a list of names, or a regular expression over full names."""
+    """Modules to adapt: auto (all linear layers; for adapter the keys, the values and the end of the MLP), a list of
+    names, or a regular expression over full names."""
     modules_to_save: Annotated[list[Text], Field(max_length=64)] = []
     """Modules trained in full and saved with the adapter."""
     initialization: Literal["default", "pissa", "loftq", "olora"] = "default"
-    """Start values of the adapter."""
+    """Start values of the low-rank update: zero, the base's largest singular directions (pissa), its QR decomposition
+    (olora), or the quantization error (loftq; qlora only). All but zero are saved at twice the rank."""
     quantization: Quantization | None = None
     """Quantization of the base; qlora only."""
     adapters: Annotated[list[NamedAdapter], Field(max_length=16), keyed_by("name")] = []
@@ -245,6 +261,25 @@ class MethodSpec(ApiModel):
                 lambda m: m.type != "qlora" or m.initialization not in ("pissa", "olora"),
             ),
             Rule(
+                "self.type == 'qlora' || self.initialization != 'loftq'",
+                "method.initialization: loftq makes up for quantization; without qlora use default, pissa or olora",
+                lambda m: m.type == "qlora" or m.initialization != "loftq",
+            ),
+            Rule(
+                "!(self.type in ['adapter', 'full']) || !self.rankStabilized",
+                "method.rankStabilized belongs to lora, qlora and dora; remove it or choose one of them",
+                lambda m: m.type not in ("adapter", "full") or not m.rank_stabilized,
+            ),
+            Rule(
+                "self.type != 'adapter' || (self.rank == 16 && self.alpha == 32.0 && self.dropout == 0.05 && "
+                "self.initialization == 'default')",
+                "method.rank, alpha, dropout and initialization belong to a low-rank update, which type: adapter (IA3) "
+                "is not; remove them or choose lora",
+                lambda m: (
+                    m.type != "adapter" or (m.rank, m.alpha, m.dropout, m.initialization) == (16, 32, 0.05, "default")
+                ),
+            ),
+            Rule(
                 "self.adapters.all(a, self.adapters.exists_one(b, b.name == a.name))",
                 "method.adapters must have different names",
                 lambda m: len({a.name for a in m.adapters}) == len(m.adapters),
@@ -256,11 +291,11 @@ class Loss(ApiModel):
     """The loss function."""
 
     type: LossName = "default"
-    """default, focal, label-smoothing, class-weighted, or a registered name."""
+    """default, focal, label-smoothing, class-weighted (rare tokens count more), or a registered name."""
     gamma: Annotated[float, Field(ge=0)] | None = None
-    """focal: exponent of the down-weighting of easy tokens."""
+    """focal: exponent of the down-weighting of easy tokens; 2 when absent."""
     smoothing: Annotated[float, Field(ge=0, lt=1)] | None = None
-    """label-smoothing: mass given to the other classes."""
+    """label-smoothing: mass given to the other classes; 0.1 when absent."""
 
 
 class EarlyStopping(ApiModel):
@@ -612,9 +647,6 @@ class PolicySpec(ApiModel):
     """Price and budget."""
 
 
-MUTABLE_POLICY_FIELDS = ("suspend", "activeDeadlineSeconds", "ttlSecondsAfterFinished")
-
-
 class FineTuneJobSpec(ApiModel):
     """What to tune, on what, how, and where the result goes. Everything but three policy fields is immutable."""
 
@@ -647,8 +679,8 @@ class FineTuneJobSpec(ApiModel):
 
     @classmethod
     def rules(cls) -> tuple[Rule, ...]:
-        """What cannot work in itself, and what may not change."""
-        return (*_FIT_RULES, *_immutable_rules())
+        """What cannot work in itself."""
+        return _FIT_RULES
 
 
 def _gate_rule(task: str, metrics: tuple[str, ...]) -> Rule:
@@ -689,26 +721,3 @@ _FIT_RULES = (
         ),
     ),
 )
-
-
-def _immutable_rules() -> tuple[Rule, ...]:
-    fields = [f for f in FineTuneJobSpec.model_fields if f != "policy"]
-    whole = (_same(f"self.{name}", f"oldSelf.{name}", name) for name in map(_camel, fields))
-    policy = (
-        _same(f"self.policy.{name}", f"oldSelf.policy.{name}", f"policy.{name}")
-        for name in map(_camel, PolicySpec.model_fields)
-        if name not in MUTABLE_POLICY_FIELDS
-    )
-    return (*whole, *policy)
-
-
-def _same(new: str, old: str, path: str) -> Rule:
-    return Rule(
-        f"has({new}) == has({old}) && (!has({new}) || {new} == {old})",
-        f"spec.{path} is immutable once the job is accepted; create a new FineTuneJob to change it",
-    )
-
-
-def _camel(name: str) -> str:
-    head, *rest = name.split("_")
-    return head + "".join(part.capitalize() for part in rest)

@@ -117,11 +117,37 @@ class HistoryPoint(ApiModel):
 HISTORY_LIMIT = 50
 
 
+class RowTokens(ApiModel):
+    """How long the train rows are, in tokens, as they are trained on; each number is the length of some row."""
+
+    min: int
+    """Tokens of the shortest row."""
+    median: int
+    """Half of the rows have at most so many tokens."""
+    p90: int
+    """90 of 100 rows have at most so many tokens."""
+    p99: int
+    """99 of 100 rows have at most so many tokens."""
+    max: int
+    """Tokens of the longest row."""
+
+
+class LongRow(ApiModel):
+    """One of the longest rows."""
+
+    row: Annotated[str, Field(max_length=253)]
+    """Where it stands, as in `line 12`."""
+    tokens: int
+    """Its tokens before any cut."""
+
+
 class DatasetReport(ApiModel):
     """What the data turned out to be."""
 
     format: DataFormat
     """Format found or asked for."""
+    file_format: Text = ""
+    """How the rows are stored, as in `JSON Lines, gzip`."""
     train_rows: int
     """Rows that are trained on."""
     eval_rows: int
@@ -136,6 +162,10 @@ class DatasetReport(ApiModel):
     """Tokens of the train rows that carry loss."""
     longest_row: int = 0
     """Tokens of the longest train row, before any cut."""
+    row_tokens: RowTokens | None = None
+    """How long the train rows are."""
+    longest_rows: Annotated[list[LongRow], Field(max_length=5)] = []
+    """The longest train rows, the longest first: where to look when memory is short."""
     digest: Annotated[str, Field(max_length=80)] = ""
     """sha256:<hex> of the rows as they are trained on."""
     warnings: Annotated[list[Text], Field(max_length=16)] = []
@@ -399,6 +429,8 @@ class FineTuneJobStatus(ApiModel):
     """When the operator first acted on the job."""
     completion_time: Timestamp | None = None
     """When the job ended."""
+    last_update_time: Timestamp | None = None
+    """When the operator last wrote this status."""
     active_seconds: int = 0
     """Seconds active before the last suspension; with activeSince, what policy.activeDeadlineSeconds counts."""
     active_since: Timestamp | None = None

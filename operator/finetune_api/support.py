@@ -8,14 +8,11 @@ from collections.abc import Iterator
 from finetune_api.spec import DataSource, FineTuneJobSpec
 
 TASKS = ("chat", "completion", "summarization")
-METHODS = ("lora", "full")
 OBJECTIVES = ("sft",)
-SOURCE_SCHEMES = ("pvc", "hf")
+SOURCE_SCHEMES = ("pvc", "hf", "s3")
 DESTINATION_SCHEMES = ("pvc",)
 FORMATS = ("auto", "messages", "prompt-completion", "text")
 STRATEGIES = ("auto", "none")
-OPTIMIZERS = ("adamw",)
-LOSSES = ("default",)
 EXPORT_FORMATS = ("peft", "safetensors", "onnx")
 ONNX_PROVIDERS = ("auto", "CPUExecutionProvider")
 ONNX_PRECISIONS = (None, "fp32", "int8", "int4")
@@ -29,17 +26,16 @@ def unsupported(spec: FineTuneJobSpec) -> list[str]:
 
 def _unsupported(spec: FineTuneJobSpec) -> Iterator[str]:
     yield from _outside("task", spec.task, TASKS)
-    yield from _outside("method.type", spec.method.type, METHODS)
-    yield from _outside("method.initialization", spec.method.initialization, ("default",))
     yield from _outside("training.objective", spec.training.objective, OBJECTIVES)
-    yield from _outside("training.optimizer", spec.training.optimizer, OPTIMIZERS)
-    yield from _outside("training.loss.type", spec.training.loss.type, LOSSES)
     yield from _outside("dataset.format", spec.dataset.format, FORMATS)
     yield from _outside("distributed.strategy", spec.distributed.strategy, STRATEGIES)
     yield from _outside("distributed.nodes", spec.distributed.nodes, (1,))
     yield from _outside("distributed.processesPerNode", spec.distributed.processes_per_node, ("auto", 1))
     yield from _outside("model.source", _scheme(spec.model.source), SOURCE_SCHEMES)
+    if spec.model.revision and _scheme(spec.model.source) != "hf":
+        yield f"model.revision={spec.model.revision} with {_scheme(spec.model.source)}://"
     yield from _sources(spec)
+    yield from _credentials(spec)
     yield from _present(spec)
     yield from _exports(spec)
     if spec.output.destination:
@@ -54,11 +50,21 @@ def _sources(spec: FineTuneJobSpec) -> Iterator[str]:
         yield from _outside(f"{field}.source", _scheme(source.source), SOURCE_SCHEMES)
 
 
+def _credentials(spec: FineTuneJobSpec) -> Iterator[str]:
+    """A Secret becomes environment variables, so two of them for one kind of source would hide each other."""
+    used: dict[str, str] = {}
+    named = {"model": spec.model, "dataset.train": spec.dataset.train, "dataset.eval": spec.dataset.eval}
+    for field, source in named.items():
+        if source is None or source.credentials is None:
+            continue
+        secret, scheme = source.credentials.secret_ref, _scheme(source.source)
+        if used.setdefault(scheme, secret) != secret:
+            yield f"{field}.credentials={secret} beside {used[scheme]} for {scheme}://"
+
+
 def _present(spec: FineTuneJobSpec) -> Iterator[str]:
     asked = {
-        "dataset.tools": spec.dataset.tools,
         "method.adapters": spec.method.adapters,
-        "method.quantization": spec.method.quantization,
         "distributed.minNodes": spec.distributed.min_nodes,
         "reporting.mlflow": spec.reporting.mlflow,
         "reporting.wandb": spec.reporting.wandb,

@@ -1,7 +1,7 @@
 """The reference page of the API: one table for each object of spec and status."""
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 from finetune_api.names import API_VERSION, KIND
@@ -26,9 +26,7 @@ def reference() -> str:
 def _sections(path: str, schema: Schema) -> Iterator[str]:
     yield f"## {path}\n\n{schema['description']}"
     yield table(("Field", "Type", "Default", "Meaning"), (_row(name, schema) for name in schema["properties"]))
-    rules = schema.get("x-kubernetes-validations", ())
-    yield from _bullets("Refused by the API server, in these words:", (r for r in rules if "oldSelf" not in r["rule"]))
-    yield from _bullets("Refused in an accepted job:", (r for r in rules if "oldSelf" in r["rule"]))
+    yield from _refusals(schema)
     for name, field in schema["properties"].items():
         if "properties" in field:
             yield from _sections(f"{path}.{name}", field)
@@ -36,9 +34,9 @@ def _sections(path: str, schema: Schema) -> Iterator[str]:
             yield from _sections(f"{path}.{name}[]", field["items"])
 
 
-def _bullets(head: str, rules: Iterable[Schema]) -> Iterator[str]:
-    if messages := [rule["message"] for rule in rules]:
-        yield f"{head}\n\n" + "\n".join(f"- {message}" for message in messages)
+def _refusals(schema: Schema) -> Iterator[str]:
+    if rules := schema.get("x-kubernetes-validations"):
+        yield "Refused by the API server, in these words:\n\n" + "\n".join(f"- {rule['message']}" for rule in rules)
 
 
 def _row(name: str, parent: Schema) -> tuple[str, str, str, str]:

@@ -77,8 +77,9 @@ class JobApi:
         """A merge patch that is judged and not stored."""
         return self._request("PATCH", f"{self._path(name)}?dryRun=All", patch, "merge-patch+json")
 
-    def write_status(self, name: str, status: Document) -> Answer:
-        return self._request("PATCH", f"{self._path(name)}/status", {"status": status}, "merge-patch+json")
+    def write_status(self, name: str, status: Document, **beside: Document) -> Answer:
+        """A merge patch of the status subresource, which ignores whatever stands beside the status."""
+        return self._request("PATCH", f"{self._path(name)}/status", {"status": status, **beside}, "merge-patch+json")
 
     def names_where(self, field: str, value: str) -> list[str]:
         found = self._send("GET", f"{self._path()}?fieldSelector={field}%3D{value}")

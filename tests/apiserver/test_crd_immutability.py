@@ -72,6 +72,17 @@ def test_an_accepted_job_does_not_change(jobs: JobApi, path: str) -> None:
     assert want_message in answer.message
 
 
+def test_a_write_of_the_status_opens_no_way_to_change_the_spec(jobs: JobApi) -> None:
+    jobs.create(smallest("watched"))
+    for moment in ("2026-01-01T00:00:00Z", "2026-01-01T00:00:01Z"):
+        assert jobs.write_status("watched", {"phase": "Preparing", "lastUpdateTime": moment}).accepted
+    later = {"phase": "Preparing", "lastUpdateTime": "2026-01-01T00:00:02Z"}
+    answer = jobs.merge("watched", {"spec": {"method": {"rank": 3}}, "status": later})
+    assert "spec.method is immutable" in answer.message
+    written = jobs.write_status("watched", later, spec={"method": {"rank": 3}})
+    assert written.document["spec"]["method"]["rank"] == 16
+
+
 @pytest.mark.parametrize("path", _MUTABLE)
 def test_three_fields_of_policy_may_change(jobs: JobApi, path: str) -> None:
     answer = jobs.merge("everything", changed({}, {f"spec.{path}": _MUTABLE[path]}))

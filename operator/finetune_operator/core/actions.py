@@ -57,6 +57,7 @@ class Plan:
     status: Manifest | None = None
     """The whole new status, when it differs from the stored one."""
     create: tuple[Manifest, ...] = ()
+    """The last one is created when all others exist; those are created at the same time."""
     patch: tuple[Patch, ...] = ()
     delete: tuple[Deletion, ...] = ()
     events: tuple[Event, ...] = ()

@@ -10,8 +10,13 @@ _SILENT = (ConditionType.RECONCILING, ConditionType.STALLED)
 
 
 def events_between(old: FineTuneJobStatus, new: FineTuneJobStatus) -> tuple[Event, ...]:
-    """One event for each turning point: a condition that became True or False, and an attempt that was lost."""
-    return (*_lost_attempt(old, new), *_turning_points(old, new))
+    """One event for each turning point: an attempt that was lost, a condition that became True or False.
+
+    Success says it all: the conditions that became True together with it get no event of their own.
+    """
+    turned = [*_turned_conditions(old, new)]
+    success = [c for c in turned if c.type == ConditionType.SUCCEEDED and c.status == "True"]
+    return (*_lost_attempt(old, new), *map(_event, success or turned))
 
 
 def _lost_attempt(old: FineTuneJobStatus, new: FineTuneJobStatus) -> Iterator[Event]:
@@ -20,11 +25,11 @@ def _lost_attempt(old: FineTuneJobStatus, new: FineTuneJobStatus) -> Iterator[Ev
         yield Event("Warning", new.attempts.last_reason, new.message or "an attempt was lost")
 
 
-def _turning_points(old: FineTuneJobStatus, new: FineTuneJobStatus) -> Iterator[Event]:
+def _turned_conditions(old: FineTuneJobStatus, new: FineTuneJobStatus) -> Iterator[Condition]:
     before = {c.type: c for c in old.conditions}
     for condition in new.conditions:
         if condition.type not in _SILENT and _turned(before.get(condition.type), condition):
-            yield _event(condition)
+            yield condition
 
 
 def _turned(old: Condition | None, new: Condition) -> bool:

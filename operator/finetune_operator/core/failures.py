@@ -10,7 +10,7 @@ from typing import Any, Literal
 from finetune_api import names
 from finetune_api.conditions import Reason
 from finetune_api.contract import StageResult, parse_result
-from finetune_api.exit_codes import REASON_OF
+from finetune_api.exit_codes import REASON_OF, ExitCode
 from finetune_api.status import Stage
 from finetune_operator.core.observed import Manifest
 
@@ -60,6 +60,8 @@ def _observed(pod: Manifest, terminated: dict[str, Any], stage: Stage) -> Cause:
     if disrupted(pod):
         return Cause(Reason.PREEMPTED, pod["status"].get("message") or "the pod was evicted or preempted", "disruption")
     code = terminated.get("exitCode")
+    if code == ExitCode.KILLED and pod["metadata"].get("deletionTimestamp"):
+        return Cause(Reason.PREEMPTED, "the pod was deleted, and did not end within its grace period", "disruption")
     reason = REASON_OF.get(code, Reason.CRASHED) if code is not None else Reason.CRASHED
     if reason is Reason.PREEMPTED:
         return Cause(reason, "the pod was asked to stop", "disruption")

@@ -113,7 +113,7 @@ class _Planner:
         if statuses.changed(self.observed.job, self.status) is None:
             return self.result
         # Only beside other news: time passes in every plan, and would be written each time.
-        self._update(cost=self.used or self.status.cost)
+        self._update(cost=self.used or self.status.cost, last_update_time=stamp(self.now))
         for stage, uid in self.uids.items():
             child = statuses.child_of(self.status, stage)
             if child is not None:

@@ -3,6 +3,7 @@
 Level-triggered: it does not know why it was called. Everything durable is in the job's status, which is written first.
 """
 
+import asyncio
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Protocol
@@ -157,15 +158,22 @@ class Reconciler:
     async def _create_all(self, job: Manifest, manifests: tuple[Manifest, ...]) -> bool:
         """Create children; the answer is whether an earlier refusal has thereby been overcome."""
         uid = uid_of(job)
-        for manifest in manifests:
-            try:
-                self._store.put(await self._create(job, manifest))
-            except CreateRefusedError as error:
-                self._refusals[uid] = error.refusal
-                raise
+        try:
+            for together in (manifests[:-1], manifests[-1:]):
+                await self._create_together(job, together)
+        except CreateRefusedError as error:
+            self._refusals[uid] = error.refusal
+            raise
         return self._refusals.pop(uid, None) is not None
 
-    async def _create(self, job: Manifest, manifest: Manifest) -> Manifest:
+    async def _create_together(self, job: Manifest, manifests: tuple[Manifest, ...]) -> None:
+        """Create independent children; the first error is raised once all have been answered."""
+        answers = await asyncio.gather(*(self._create(job, m) for m in manifests), return_exceptions=True)
+        errors = [answer for answer in answers if isinstance(answer, BaseException)]
+        if errors:
+            raise errors[0]
+
+    async def _create(self, job: Manifest, manifest: Manifest) -> None:
         kind, name = manifest["kind"], manifest["metadata"]["name"]
         try:
             child = await self._cluster.create(manifest)
@@ -178,7 +186,7 @@ class Reconciler:
             raise CreateRefusedError(Refusal(kind, name, error.reason, str(error))) from error
         else:
             log.debug("created a child", kind=kind, child=name)
-        return child
+        self._store.put(child)
 
     async def _with_labels(self, child: Manifest, wanted: Manifest) -> Manifest:
         """A Job whose labels somebody took away would be seen by no watch."""

@@ -8,9 +8,10 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator
 
 from finetune_api import names
-from finetune_operator.core.observed import Manifest
+from finetune_operator.core.failures import is_live
+from finetune_operator.core.observed import Manifest, essence
 from finetune_operator.shell.cluster import Listing
-from finetune_operator.shell.kinds import FINE_TUNE_JOB, JOB, UNWATCHED_CHILDREN, WORKLOAD, Kind
+from finetune_operator.shell.kinds import FINE_TUNE_JOB, JOB, POD, UNWATCHED_CHILDREN, WORKLOAD, Kind
 
 
 def uid_of(obj: Manifest) -> str:
@@ -47,6 +48,8 @@ class Store:
         self._workloads: dict[str, Manifest] = {}
         self._gone: set[str] = set()
         self._gone_before: set[str] = set()
+        self._ended_pods: dict[str, list[Manifest]] = {}
+        self._ended_pods_before: dict[str, list[Manifest]] = {}
 
     def put(self, obj: Manifest) -> bool:
         """Keep an object unless it is gone or known in this or a newer version; tells whether anything changed."""
@@ -56,17 +59,24 @@ class Store:
         known = self._objects[obj["kind"]].get(uid)
         if known is not None and version_of(known) >= version_of(obj):
             return False
-        lean = _lean(obj)
+        lean = essence(obj)
         self._unlink(known)
         self._objects[obj["kind"]][uid] = lean
         self._link(lean)
-        return True
+        return known is None or not _same(known, lean)
 
-    def remove(self, kind: str, uid: str) -> Manifest | None:
-        """Forget an object for good: a uid that was deleted never comes back."""
+    def remove(self, kind: str, uid: str, last: Manifest | None = None) -> Manifest | None:
+        """Forget an object for good: a uid that was deleted never comes back.
+
+        A pod that has ended stays among its job's pods for a while, as it was at the last: the Job controller lets go
+        of a pod before it says that the Job has failed, and why is to be read in the pod alone.
+        """
         self._gone.add(uid)
         known = self._objects[kind].pop(uid, None)
         self._unlink(known)
+        end = essence(last) if last is not None else known
+        if kind == POD.name and end is not None and not is_live(end):
+            self._ended_pods.setdefault(_named_job(end), []).append(end)
         if known is not None and kind == FINE_TUNE_JOB.name:
             self._forget_unwatched_children(uid)
         return known
@@ -82,8 +92,10 @@ class Store:
     def children(self, job: Manifest, *kinds: Kind) -> tuple[Manifest, ...]:
         """Objects of these kinds in the job's namespace that carry its uid."""
         wanted, namespace = {kind.name for kind in kinds}, job["metadata"]["namespace"]
-        children = self._children.get(uid_of(job), {}).values()
-        return tuple(c for c in children if c["kind"] in wanted and c["metadata"]["namespace"] == namespace)
+        uid = uid_of(job)
+        present, ended = self._children.get(uid, {}).values(), self._ended_pods.get(uid, ())
+        known = (*present, *ended, *self._ended_pods_before.get(uid, ()))
+        return tuple(c for c in known if c["kind"] in wanted and c["metadata"]["namespace"] == namespace)
 
     def workloads(self, jobs: Iterable[Manifest]) -> tuple[Manifest, ...]:
         """Workloads that a queue manager keeps for these batch/v1 Jobs."""
@@ -103,11 +115,13 @@ class Store:
 
     def sync_children(self, job: Manifest, kind: Kind, listing: Listing) -> None:
         """Bring the children of one job to what a live list of them says."""
-        self._adopt(self.children(job, kind), listing)
+        present = self._children.get(uid_of(job), {}).values()
+        self._adopt([child for child in present if child["kind"] == kind.name], listing)
 
     def age(self) -> None:
         """Forget about deletions before the last call: by now no late event can speak of them."""
         self._gone_before, self._gone = self._gone, set()
+        self._ended_pods_before, self._ended_pods = self._ended_pods, {}
 
     def _adopt(self, known: Iterable[Manifest], listing: Listing) -> set[str]:
         changed = {self.job_uid_of(item) for item in listing.items if self.put(item)}
@@ -146,10 +160,10 @@ class Store:
             self.remove(child["kind"], uid_of(child))
 
 
-def _lean(obj: Manifest) -> Manifest:
-    """An object without what nobody reads here: a cluster may have many Workloads, each with whole pod templates."""
-    lean = {**obj, "metadata": {k: v for k, v in obj["metadata"].items() if k != "managedFields"}}
-    if obj["kind"] == WORKLOAD.name:
-        lean["spec"] = {k: v for k, v in (obj.get("spec") or {}).items() if k == "active"}
-        lean["status"] = {k: v for k, v in (obj.get("status") or {}).items() if k in ("conditions", "admissionChecks")}
-    return lean
+def _same(one: Manifest, other: Manifest) -> bool:
+    """Whether two versions of an object say the same."""
+    return _without_version(one) == _without_version(other)
+
+
+def _without_version(obj: Manifest) -> Manifest:
+    return {**obj, "metadata": {**obj["metadata"], "resourceVersion": ""}}

@@ -51,7 +51,7 @@ class Watches:
     def take(self, kind: str | None, obj: Manifest) -> None:
         """Store what an event says, and have its job worked on if that is news."""
         if kind == "DELETED":
-            self._store.remove(obj["kind"], uid_of(obj))
+            self._store.remove(obj["kind"], uid_of(obj), obj)
         elif not self._store.put(obj):
             return
         if uid := self._store.job_uid_of(obj):

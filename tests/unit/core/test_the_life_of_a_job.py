@@ -81,6 +81,24 @@ def test_gates_without_held_out_rows_fail_the_job() -> None:
     assert world.condition("Evaluated")["reason"] == Reason.GATE_UNMET
 
 
+def test_each_turning_point_is_told_once() -> None:
+    world = World(make_job().obj())
+    world.run_to_the_end()
+    assert [event.split()[1] for event in world.events] == ["Prepared", "Trained", "Evaluated", "Succeeded"]
+
+
+def test_the_status_says_when_it_was_written_last() -> None:
+    world = World(make_job().obj())
+    world.settle()
+    first = world.status["lastUpdateTime"]
+    world.pass_time(5)
+    world.settle()
+    assert world.status["lastUpdateTime"] == first, "nothing was written"
+    world.end_pod()
+    world.settle()
+    assert world.status["lastUpdateTime"] > first
+
+
 def test_a_dry_run_ends_after_prepare() -> None:
     world = World(make_job().with_spec(dryRun=True).obj())
     world.run_to_the_end()
@@ -246,7 +264,7 @@ def test_bad_data_ends_in_preparing_with_the_trainers_own_words() -> None:
 @pytest.mark.parametrize(
     ("spec", "want"),
     [
-        ({"method": {"type": "qlora"}}, "not supported yet: method.type=qlora"),
+        ({"distributed": {"strategy": "fsdp"}}, "not supported yet: distributed.strategy=fsdp"),
         ({"model": {"source": "s3://bucket/model"}}, "not supported yet: model.source=s3"),
         ({"training": {"learningRate": {"a": 1}}}, "spec.training.learningRate"),
         ({"model": {"trustRemoteCode": True}}, "model.trustRemoteCode"),
@@ -422,6 +440,20 @@ def test_when_the_pod_is_gone_the_job_still_tells_its_exit_code(
     assert world.phase is (Phase.FAILED if want_phase else Phase.PREPARING)
     found = world.condition("Succeeded")["reason"] if want_phase else world.status["attempts"]["lastReason"]
     assert found == want_reason
+
+
+@pytest.mark.parametrize(("deleted", "want"), [(True, "Preempted"), (False, "Crashed")])
+def test_a_pod_that_somebody_deletes_is_a_disruption_even_if_it_had_to_be_killed(deleted: bool, want: str) -> None:
+    world = World(make_job().obj())
+    world.settle()
+    world.end_pod(exit_code=137)
+    (pod,) = world.pods.values()
+    if deleted:
+        pod["metadata"]["deletionTimestamp"] = "2026-11-21T12:00:00Z"
+    world.pass_time(60)
+    world.settle()
+    assert world.status["attempts"]["lastReason"] == want
+    assert world.status["attempts"].get("disruptions", 0) == int(deleted)
 
 
 def test_a_final_exit_code_fails_the_job_at_once_and_a_disruption_never_does() -> None:

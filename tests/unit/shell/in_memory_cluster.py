@@ -2,6 +2,7 @@
 
 import copy
 import itertools
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 from builders import merged
@@ -22,6 +23,8 @@ class InMemoryCluster:
         self.calls: list[str] = []
         self.faults: dict[str, list[Exception]] = {}
         self.pod_answers: dict[str, bytes] = {}
+        self.in_flight: Callable[[str], Awaitable[None]] = _at_once
+        """Called with the kind of each create before it is answered."""
         self._versions = itertools.count(100)
 
     def seed(self, obj: Object) -> Object:
@@ -63,6 +66,7 @@ class InMemoryCluster:
 
     async def create(self, manifest: Object) -> Object:
         self._called("create", manifest["kind"])
+        await self.in_flight(manifest["kind"])
         if _key(manifest) in self.objects:
             raise AlreadyExistsError(f"{manifest['metadata']['name']} already exists", code=409, reason="AlreadyExists")
         return self.seed(manifest)
@@ -131,3 +135,7 @@ def _key(obj: Object) -> tuple[str, str, str]:
 def _matches(obj: Object, key: str, value: str) -> bool:
     labels = obj["metadata"].get("labels") or {}
     return not key or (key in labels and value in ("", labels[key]))
+
+
+async def _at_once(_kind: str) -> None:
+    """Nothing is waited for."""

@@ -4,6 +4,7 @@ from typing import Any
 
 from finetune_api import names
 from finetune_operator.core.identity import child_metadata
+from finetune_operator.shell.kinds import kind_named
 
 Object = dict[str, Any]
 
@@ -17,8 +18,7 @@ def make_job(uid: str = "u1", version: int = 1, name: str = "", namespace: str =
 
 def child_manifest(job: Object, kind: str = "Job", name: str = "child") -> Object:
     """A child as the core would create it."""
-    versions = {"Job": "batch/v1", "Pod": "v1", "PersistentVolumeClaim": "v1"}
-    return {"apiVersion": versions[kind], "kind": kind, "metadata": child_metadata(job, name), "spec": {}}
+    return {"apiVersion": kind_named(kind).api_version, "kind": kind, "metadata": child_metadata(job, name), "spec": {}}
 
 
 def make_workload(owner: Object, uid: str = "w1", version: int = 1, **spec: Any) -> Object:

@@ -1,5 +1,6 @@
 """One reconciliation: gather, plan, confirm where asked, and status, create, patch, delete, events in this order."""
 
+import asyncio
 from collections.abc import Callable
 
 import pytest
@@ -74,6 +75,31 @@ def bench() -> Bench:
 
 STATUS = {"phase": "Preparing"}
 EVENT = Event("Normal", "Prepared", "done")
+
+
+async def test_children_are_created_together_and_the_last_one_after_them(bench: Bench) -> None:
+    waiting = [child_manifest(bench.job, kind, "a") for kind in ("PersistentVolumeClaim", "NetworkPolicy")]
+    together = asyncio.Barrier(len(waiting))
+
+    async def in_flight(kind: str) -> None:
+        if kind == "Job":
+            assert not together.n_waiting
+            assert {kind for kind, *_ in bench.cluster.objects} > {"PersistentVolumeClaim", "NetworkPolicy"}
+        else:
+            await asyncio.wait_for(together.wait(), 5)
+
+    bench.cluster.in_flight = in_flight
+    await bench.reconcile(Plan(create=(*waiting, child_manifest(bench.job, "Job", "a"))))
+    assert len(bench.store.children(bench.job, JOB)) == 1
+
+
+async def test_the_last_child_is_not_created_when_an_earlier_one_was_refused(bench: Bench) -> None:
+    refusal = ForbiddenError("exceeded quota", code=403, reason="Forbidden")
+    bench.cluster.fail("create PersistentVolumeClaim", refusal)
+    children = [child_manifest(bench.job, kind, "a") for kind in ("PersistentVolumeClaim", "NetworkPolicy", "Job")]
+    with pytest.raises(CreateRefusedError, match="PersistentVolumeClaim"):
+        await bench.reconcile(Plan(create=tuple(children)))
+    assert bench.cluster.writes == ["create PersistentVolumeClaim", "create NetworkPolicy"]
 
 
 async def test_writes_happen_in_their_order_and_the_status_first(bench: Bench) -> None:

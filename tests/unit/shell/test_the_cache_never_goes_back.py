@@ -1,5 +1,7 @@
 """The store keeps the newest version of what exists, whatever the order of events, and nothing of what is gone."""
 
+from typing import Any
+
 import pytest
 
 from finetune_operator.shell.cluster import Listing
@@ -20,11 +22,22 @@ def store() -> Store:
 def test_the_newest_version_is_kept_and_versions_are_numbers(
     store: Store, versions: tuple[int, int], want_version: int
 ) -> None:
-    news = [store.put(make_job(version=version)) for version in versions]
+    news = [store.put(make_job(version=version, message=f"version {version}")) for version in versions]
     job = store.job("u1")
     assert job is not None
     assert version_of(job) == want_version
     assert news == [True, versions[1] > versions[0]]
+
+
+def test_a_newer_version_that_says_the_same_is_kept_and_is_no_news(store: Store) -> None:
+    store.put(make_job(version=1))
+    noted = make_job(version=2)
+    noted["metadata"]["managedFields"] = [{"manager": "somebody"}]
+    assert store.put(noted) is False
+    job = store.job("u1")
+    assert job is not None
+    assert version_of(job) == 2
+    assert store.put(make_job(version=3, phase="Preparing")) is True
 
 
 def test_a_late_event_does_not_bring_a_deleted_object_back(store: Store) -> None:
@@ -46,6 +59,29 @@ def test_deletions_are_forgotten_after_two_comparisons(store: Store) -> None:
     assert store.put(make_job()) is False
     store.age()
     assert store.put(make_job()) is True
+
+
+def _ended_pod(phase: str, version: int = 1) -> dict[str, Any]:
+    return {**make_child(make_job(), "Pod", "pod-1", version), "status": {"phase": phase}}
+
+
+@pytest.mark.parametrize(("phase", "want"), [("Failed", ["Failed"]), ("Succeeded", ["Succeeded"]), ("Running", [])])
+def test_an_ended_pod_can_be_read_for_a_while_after_it_is_gone(store: Store, phase: str, want: list[str]) -> None:
+    job = make_job()
+    store.put(_ended_pod("Running"))
+    store.remove("Pod", "pod-1", _ended_pod(phase, version=2))
+    assert [pod["status"]["phase"] for pod in store.children(job, POD)] == want
+    store.sync_children(job, POD, Listing([], 10))
+    store.age()
+    assert [pod["status"]["phase"] for pod in store.children(job, POD)] == want
+    store.age()
+    assert store.children(job, POD) == ()
+
+
+def test_a_pod_that_a_list_has_not_any_more_is_remembered_as_it_was(store: Store) -> None:
+    store.put(_ended_pod("Failed"))
+    store.sync_children(make_job(), POD, Listing([], 10))
+    assert [pod["status"]["phase"] for pod in store.children(make_job(), POD)] == ["Failed"]
 
 
 def test_what_is_not_in_a_live_list_is_gone(store: Store) -> None:
@@ -73,7 +109,8 @@ def test_a_list_of_one_namespace_says_nothing_about_another(store: Store) -> Non
 def test_a_list_finds_changes_that_the_watch_missed(store: Store) -> None:
     job = make_job()
     store.put(make_child(job, version=1))
-    assert store.sync(JOB, None, Listing([make_child(job, version=2)], 10)) == {"u1"}
+    suspended = {**make_child(job, version=2), "spec": {"suspend": True}}
+    assert store.sync(JOB, None, Listing([suspended], 10)) == {"u1"}
 
 
 def test_children_are_known_before_their_job(store: Store) -> None:
