@@ -159,6 +159,13 @@ class PodBuilder:
         self._status("Failed" if exit_code else "Succeeded", {"terminated": terminated})
         return self
 
+    def disrupted(self, uid: str) -> PodBuilder:
+        """Ended by the cluster, so that the Job controller replaces it."""
+        self.ended(137)
+        self._document["metadata"]["uid"] = uid
+        self._document["status"]["conditions"] = [{"type": "DisruptionTarget", "status": "True"}]
+        return self
+
     def evicted(self) -> PodBuilder:
         self._document["status"] |= {"phase": "Failed", "reason": "Evicted", "message": "the node was low on memory"}
         return self

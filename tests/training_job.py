@@ -189,6 +189,36 @@ class TrainingJob:
         Dataset.from_list(rows).save_to_disk(str(path))
 
 
+class CrashError(Exception):
+    """Stands for a power cut."""
+
+
+class CrashingProgress(RecordedProgress):
+    """Ends the process, as far as the stage can see, when it reports the end of step `at`."""
+
+    at = 0
+
+    def update(self, step: int, total_steps: int, **values: Any) -> None:
+        """Keep it, or crash."""
+        super().update(step, total_steps, **values)
+        if step == self.at and values.get("seconds_left") is not None:
+            raise CrashError
+
+
+def crash(job: TrainingJob, at: int, attempt: int = 1) -> None:
+    """Run stage train until the power is cut at the end of step `at`."""
+    from finetune_trainer.stages.train import execute
+
+    progress = CrashingProgress()
+    progress.at = at
+    run = job.run(attempt)
+    try:
+        execute(Run(run.request, run.workspace, run.claim_path, progress, environment={}))
+    except CrashError:
+        return
+    raise AssertionError(f"the run ended before step {at}")
+
+
 def metrics_of(result: StageResult) -> Metrics:
     """The metrics that every training result has."""
     assert result.metrics is not None

@@ -31,9 +31,10 @@ def main() -> None:
     if arguments.render:
         print(report.markdown(json.loads(arguments.render.read_text())), end="")
         return
-    results = asyncio.run(_run(arguments))
+    path = RESULTS / f"control-{datetime.now(UTC).strftime('%Y%m%dT%H%M%SZ')}.json"
+    results = asyncio.run(_run(arguments, path))
     print(report.markdown(results), end="")
-    say(f"written to {_write(results)}")
+    say(f"written to {path}")
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -51,16 +52,19 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-async def _run(arguments: argparse.Namespace) -> dict[str, Any]:
+async def _run(arguments: argparse.Namespace, path: Path) -> dict[str, Any]:
+    """The results so far are in `path` after each measurement: half an hour is long enough to be interrupted."""
     systems = [_system(name) for name in arguments.systems.split(",") if name]
     results = _origin()
     with cluster.running(systems) as (plane, nodes):
         for load in _loads(arguments):
             for system in systems:
                 results["measurements"].append((await measure(plane, nodes, system, load)).document())
+                _write(results, path)
         for system in systems if arguments.scale else ():
             if isinstance(system, FineTune):
                 results["scales"].append((await measure_scale(plane, nodes, system, arguments.scale)).document())
+                _write(results, path)
     return results
 
 
@@ -97,11 +101,9 @@ def _processor() -> str:
     return platform.machine()
 
 
-def _write(results: dict[str, Any]) -> Path:
-    RESULTS.mkdir(parents=True, exist_ok=True)
-    path = RESULTS / f"control-{datetime.now(UTC).strftime('%Y%m%dT%H%M%SZ')}.json"
+def _write(results: dict[str, Any], path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(results, indent=1) + "\n")
-    return path
 
 
 if __name__ == "__main__":

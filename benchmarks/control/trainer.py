@@ -42,7 +42,7 @@ class _Controller:
         """All objects that it is shipped with, in its namespace."""
         if not self._objects:
             folder = plane.settings.directory / f"{self.name}-manifests"
-            folder.mkdir()
+            folder.mkdir(exist_ok=True)
             source = programs.sources(self.name)
             resources = [os.path.relpath((source / part).resolve(), folder.resolve()) for part in self._folders]
             overlay = {"apiVersion": "kustomize.config.k8s.io/v1beta1", "kind": "Kustomization"}

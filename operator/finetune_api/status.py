@@ -115,6 +115,7 @@ class HistoryPoint(ApiModel):
 
 
 HISTORY_LIMIT = 50
+DISRUPTED_PODS_LIMIT = 16
 
 
 class RowTokens(ApiModel):
@@ -401,6 +402,8 @@ class Child(ApiModel):
     """Attempt, from 1 in each stage."""
     uid: Annotated[str, Field(max_length=64)] = ""
     """Its uid once it exists."""
+    disrupted_pods: Annotated[list[Text], Field(max_length=DISRUPTED_PODS_LIMIT)] = []
+    """uids of its last pods that the cluster ended and the Job controller replaced; each is counted once."""
 
 
 class StageTiming(ApiModel):

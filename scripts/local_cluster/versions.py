@@ -11,6 +11,7 @@ REGISTRY = "3.1.2"
 HELM = "4.3.1"
 KIND = "0.33.0"
 KUEUE = "0.19.0"
+VERSITYGW = "1.8.0"
 OWN = "1"  # our own small programs; their cache key also holds a hash of their source
 
 
@@ -119,6 +120,14 @@ _TABLE = (
         release=Release(_KIND_URL, f"{_KIND_URL}.sha256sum"),
     ),
     Component(name="kueue", version=KUEUE, module="kueue", package="sigs.k8s.io/kueue/cmd/kueue", minutes=3),
+    Component(
+        name="versitygw",
+        version=VERSITYGW,
+        module="versitygw",
+        package="github.com/versity/versitygw/cmd/versitygw",
+        link_flags=f"-X main.Version={VERSITYGW}",
+        minutes=2,
+    ),
     Component(name="storage-provisioner", version=OWN, module="storage-provisioner", package=".", minutes=0.5),
     Component(name="pause", version=OWN, module="pause", package=".", minutes=0.1),
 )

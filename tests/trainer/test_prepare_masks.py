@@ -1,11 +1,17 @@
 """Which tokens carry loss, for every family: exactly the answers and their end tokens, whatever the text says."""
 
+from importlib.resources import files
+from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet  # type: ignore[import-untyped]
 import pytest
 
+from finetune_api.spec import DatasetSpec
+from finetune_trainer.data.compression import DataFile
 from finetune_trainer.data.encoding import EncodedRow, RowEncoder
-from finetune_trainer.data.examples import Example, LossOn
+from finetune_trainer.data.examples import Example, LossOn, shape_of
+from finetune_trainer.data.readers import FORMATS
 from finetune_trainer.data.records import UnusableRowError
 from finetune_trainer.errors import InvalidModelError, InvalidSpecError
 from tiny_models import FAMILIES, build_tokenizer
@@ -13,8 +19,6 @@ from tiny_models import FAMILIES, build_tokenizer
 FAMILY = pytest.mark.parametrize("family", [*FAMILIES])
 ANSWER_PREFIX = {"qwen3": "<think>\n\n</think>\n\n"}
 """What a family writes before an answer by its own template, and so learns to write."""
-LAST_SUFFIX = {"phi3": "\n<|endoftext|>"}
-"""What a family's template puts after the last end token."""
 CUE = "{% if add_generation_prompt %}assistant: {% endif %}"
 PLAIN_TEMPLATE = "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}" + CUE
 TRAILING_TEMPLATE = PLAIN_TEMPLATE + "{% if not add_generation_prompt %}THE END{% endif %}"
@@ -51,9 +55,14 @@ def supervised(tokenizer: Any, row: EncodedRow) -> list[str]:
     return [tokenizer.decode(run) for run in runs]
 
 
-def want_answer(family: str, answer: str, *, last: bool = True) -> str:
-    end = FAMILIES[family].end_of_turn + (LAST_SUFFIX.get(family, "") if last else "")
-    return ANSWER_PREFIX.get(family, "") + answer + end
+def want_answer(family: str, answer: str) -> str:
+    return ANSWER_PREFIX.get(family, "") + answer + FAMILIES[family].end_of_turn
+
+
+def with_template(family: str, template: str) -> Any:
+    tokenizer = build_tokenizer(family)
+    tokenizer.chat_template = (files("trl") / "chat_templates" / f"{template}.jinja").read_text()
+    return tokenizer
 
 
 @FAMILY
@@ -67,7 +76,7 @@ def test_the_mask_is_exactly_the_answer_and_its_end_token(family: str, tokenizer
 def test_every_answer_of_a_conversation_carries_loss(family: str, tokenizers: dict[str, Any]) -> None:
     tokenizer = tokenizers[family]
     row = encode(tokenizer, chat("One?", "first", "Two?", "second"))
-    want = [want_answer(family, "first", last=False), want_answer(family, "second")]
+    want = [want_answer(family, "first"), want_answer(family, "second")]
     assert supervised(tokenizer, row) == want
 
 
@@ -75,7 +84,7 @@ def test_every_answer_of_a_conversation_carries_loss(family: str, tokenizers: di
 def test_an_answer_that_repeats_the_question_is_not_mixed_up_with_it(family: str, tokenizers: dict[str, Any]) -> None:
     tokenizer = tokenizers[family]
     row = encode(tokenizer, chat("Paris", "Paris", "Paris", "Paris"))
-    want = [want_answer(family, "Paris", last=False), want_answer(family, "Paris")]
+    want = [want_answer(family, "Paris"), want_answer(family, "Paris")]
     assert supervised(tokenizer, row) == want
 
 
@@ -135,6 +144,153 @@ def test_a_prompt_on_a_chat_model_is_a_users_turn(family: str, tokenizers: dict[
     tokenizer = tokenizers[family]
     pair = Example(prompt="two plus three?", completion="five")
     assert encode(tokenizer, pair, "completion") == encode(tokenizer, chat("two plus three?", "five"))
+
+
+NO_SYSTEM = ("gemma", "gemma2")
+
+
+@pytest.mark.parametrize("family", [family for family in FAMILIES if family not in NO_SYSTEM])
+def test_what_the_system_says_carries_no_loss(family: str, tokenizers: dict[str, Any]) -> None:
+    tokenizer = tokenizers[family]
+    row = encode(tokenizer, chat("One?", "first", "Two?", "second", system="be brief"))
+    assert supervised(tokenizer, row) == [want_answer(family, "first"), want_answer(family, "second")]
+    assert "be brief" in tokenizer.decode(row.prompt_ids)
+
+
+OTHER_TEMPLATES = {
+    "llama3_1": "llama",
+    "llama3_2": "llama",
+    "phi3_5": "phi3",
+    "qwen3_instruct_2507": "qwen2",
+}
+"""Further templates of the families, as their models ship them, without markers; the tokenizer that speaks them."""
+
+
+@pytest.mark.parametrize("template", [*OTHER_TEMPLATES])
+def test_the_stock_templates_of_later_models_are_masked_exactly(template: str, tokenizers: dict[str, Any]) -> None:
+    family = OTHER_TEMPLATES[template]
+    tokenizer = with_template(family, template)
+    row = encode(tokenizer, chat("Paris", "Paris", "Paris", "Rome", system="be brief"))
+    end = FAMILIES[family].end_of_turn
+    assert supervised(tokenizer, row) == [f"Paris{end}", f"Rome{end}"]
+    bos = tokenizer.bos_token_id
+    assert bos is None or row.input_ids.count(bos) <= 1
+
+
+@FAMILY
+@pytest.mark.parametrize("limit", range(24, 60, 3))
+def test_a_cut_row_ends_within_an_answer_and_is_a_beginning_of_the_whole(
+    family: str, limit: int, tokenizers: dict[str, Any]
+) -> None:
+    row = encode(tokenizers[family], chat("One?", "first answer", "Two?", "second answer"))
+    cut = row.cut(limit)
+    assert len(cut.input_ids) == len(cut.mask) <= limit
+    assert cut.input_ids == row.input_ids[: len(cut.input_ids)]
+    assert cut.supervised == sum(row.mask[:limit])
+    assert not cut.mask or cut.mask[-1] == 1
+
+
+def test_a_turn_without_weight_carries_no_loss(tokenizers: dict[str, Any]) -> None:
+    tokenizer = tokenizers["phi3"]
+    example = Example(messages=chat("One?", "first", "Two?", "second").messages, silent=frozenset({1}))
+    assert supervised(tokenizer, encode(tokenizer, example)) == ["second<|end|>"]
+    last = Example(messages=example.messages, silent=frozenset({3}))
+    assert supervised(tokenizer, encode(tokenizer, last)) == ["first<|end|>"]
+
+
+WEATHER: dict[str, Any] = {
+    "type": "function",
+    "function": {
+        "name": "weather",
+        "description": "The weather in a city",
+        "parameters": {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]},
+    },
+}
+CALL = {"id": "c1", "type": "function", "function": {"name": "weather", "arguments": {"city": "Paris"}}}
+TOOL_TALK: tuple[dict[str, Any], ...] = (
+    {"role": "user", "content": "Weather in Paris?"},
+    {"role": "assistant", "content": "", "tool_calls": [CALL]},
+    {"role": "tool", "name": "weather", "tool_call_id": "c1", "content": "clear"},
+    {"role": "assistant", "content": "It is clear."},
+)
+QWEN_CALL = '<tool_call>\n{"name": "weather", "arguments": {"city": "Paris"}}\n</tool_call>'
+LLAMA_CALL = '{"name": "weather", "parameters": {"city": "Paris"}}'
+WITH_TOOLS = {
+    "qwen2_5": ("qwen2", f"{QWEN_CALL}<|im_end|>", "It is clear.<|im_end|>"),
+    "qwen3": (
+        "qwen3",
+        f"<think>\n\n</think>\n\n{QWEN_CALL}<|im_end|>",
+        "<think>\n\n</think>\n\nIt is clear.<|im_end|>",
+    ),
+    "qwen3_instruct_2507": ("qwen2", f"{QWEN_CALL}<|im_end|>", "It is clear.<|im_end|>"),
+    "llama3_1": ("llama", f"{LLAMA_CALL}<|eot_id|>", "It is clear.<|eot_id|>"),
+    "llama3_2": ("llama", f"{LLAMA_CALL}<|eot_id|>", "It is clear.<|eot_id|>"),
+}
+
+
+@pytest.mark.parametrize("template", [*WITH_TOOLS])
+def test_a_call_and_the_answer_after_it_carry_loss_and_the_tools_result_does_not(template: str) -> None:
+    family, *want = WITH_TOOLS[template]
+    tokenizer = with_template(family, template)
+    row = encode(tokenizer, Example(messages=TOOL_TALK, tools=(WEATHER,)))
+    assert supervised(tokenizer, row) == want
+
+
+@pytest.mark.parametrize("template", [*WITH_TOOLS])
+def test_a_call_at_the_end_is_what_evaluation_compares_with(template: str) -> None:
+    family, want, _ = WITH_TOOLS[template]
+    tokenizer = with_template(family, template)
+    row = encode(tokenizer, Example(messages=TOOL_TALK[:2], tools=(WEATHER,)))
+    assert supervised(tokenizer, row) == [want]
+    ids = tokenizer(want, add_special_tokens=False)["input_ids"]
+    assert row.reference == tokenizer.decode(ids, skip_special_tokens=True).strip()
+    assert '"city": "Paris"' in row.reference
+
+
+@pytest.mark.parametrize("template", [*WITH_TOOLS])
+def test_tools_are_rendered_as_a_server_renders_them(template: str) -> None:
+    tokenizer = with_template(WITH_TOOLS[template][0], template)
+    row = encode(tokenizer, Example(messages=TOOL_TALK[:2], tools=(WEATHER,)))
+    served = tokenizer.apply_chat_template(
+        [*TOOL_TALK[:1]], tools=[WEATHER], add_generation_prompt=True, tokenize=False
+    )
+    assert tokenizer.decode(row.prompt_ids) == served
+    assert "null" not in served
+
+
+def test_rows_of_a_table_are_rendered_as_the_rows_that_went_into_it(tmp_path: Path) -> None:
+    other = {"type": "function", "function": {"name": "sum", "parameters": {"properties": {"a": {"type": "number"}}}}}
+    called = {"id": "c2", "type": "function", "function": {"name": "sum", "arguments": {"a": 1}}}
+    question = {"role": "user", "content": "Sum?"}
+    rows: list[dict[str, Any]] = [
+        {"messages": [*TOOL_TALK], "tools": [WEATHER]},
+        {"messages": [question, {"role": "assistant", "content": "", "tool_calls": [called]}], "tools": [other]},
+        {"messages": [question, {"role": "assistant", "content": "two"}]},
+    ]
+    path = tmp_path / "train.parquet"
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), path)
+    tokenizer = with_template("qwen2", "qwen2_5")
+    dataset = DatasetSpec.model_validate({"train": {"source": "pvc://data/train.parquet"}, "tools": True})
+    found = [record.columns for record in FORMATS[".parquet"].read(DataFile(path))]
+    shape = shape_of(dataset, found[0], "train.parquet")
+    assert [encode(tokenizer, shape.example(row)) for row in found] == [
+        encode(tokenizer, shape.example(row)) for row in rows
+    ]
+
+
+@pytest.mark.parametrize("family", ["llama", "phi3", "gemma", "gemma3"])
+def test_a_template_that_leaves_out_tools_is_refused(family: str, tokenizers: dict[str, Any]) -> None:
+    with pytest.raises(InvalidSpecError, match=r"chat template leaves out the .*model\.chatTemplate"):
+        encode(tokenizers[family], Example(messages=TOOL_TALK, tools=(WEATHER,)))
+
+
+def test_reasoning_that_the_template_does_not_read_is_a_bad_row(tokenizers: dict[str, Any]) -> None:
+    thought = {"role": "assistant", "content": "five", "reasoning_content": "two and three"}
+    example = Example(messages=({"role": "user", "content": "Sum?"}, thought))
+    with pytest.raises(UnusableRowError, match="reasoning_content, which the chat template does not read"):
+        encode(tokenizers["llama"], example)
+    row = encode(tokenizers["qwen3"], example)
+    assert supervised(tokenizers["qwen3"], row) == ["<think>\ntwo and three\n</think>\n\nfive<|im_end|>"]
 
 
 def test_loss_on_completion_of_a_conversation_is_its_last_answer(tokenizers: dict[str, Any]) -> None:

@@ -117,6 +117,27 @@ def test_the_report_counts_rows_and_tokens(root: Path) -> None:
     assert report.digest.startswith("sha256:")
 
 
+def test_the_report_says_how_long_rows_are_and_where_the_longest_stand(root: Path) -> None:
+    rows = chat_rows(30)
+    for place, words in ((4, 20), (17, 40), (29, 20)):
+        rows[place]["messages"][0]["content"] = "oil " * words
+    write_rows(root, rows)
+    run, result = executed(root, dataset=dataset(evalFraction=0))
+    assert result.dataset is not None
+    assert result.dataset.file_format == "JSON Lines"
+    lengths = [len(ids) for ids in loaded(run.workspace.train_rows)["input_ids"]]
+    ordered = sorted(lengths)
+    found = result.dataset.row_tokens
+    assert found is not None
+    assert (found.min, found.median, found.p90, found.p99, found.max) == (
+        *(ordered[i] for i in (0, 15, 27, 29)),
+        max(lengths),
+    )
+    longest = [(row.row, row.tokens) for row in result.dataset.longest_rows]
+    assert longest[:3] == [("line 18", lengths[17]), ("line 5", lengths[4]), ("line 30", lengths[29])]
+    assert len(longest) == 5
+
+
 def test_the_plan_has_the_model_as_it_was_found(root: Path) -> None:
     _, result = executed(root)
     assert result.plan is not None

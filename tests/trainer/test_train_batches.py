@@ -10,7 +10,7 @@ from datasets import Dataset
 from finetune_trainer.models.load import load_model, load_tokenizer
 from finetune_trainer.stages.train import execute
 from finetune_trainer.training import assembly
-from finetune_trainer.training.loss import supervised_nll
+from finetune_trainer.training.loss import supervised_loss
 from finetune_trainer.training.preemption import Preemption
 from finetune_trainer.training.rows import IGNORED, RowCollator, load_rows, packed
 from finetune_trainer.training.stage_trainer import StageTrainer
@@ -64,7 +64,7 @@ def test_the_loss_is_the_reference_loss_in_value_and_gradient(tmp_path: Path, fa
             torch.nn.init.normal_(parameter, std=0.02)
     labels = batch["labels"]
     others = {name: value for name, value in batch.items() if name != "labels"}
-    ours = supervised_nll(model, others, labels)
+    ours = supervised_loss(model, others, labels)
     logits = model(**others, use_cache=False).logits
     want = torch.nn.functional.cross_entropy(
         logits[:, :-1].flatten(0, 1).float(), labels[:, 1:].flatten(), ignore_index=IGNORED, reduction="sum"
@@ -88,7 +88,25 @@ def test_a_batch_without_any_label_has_a_loss_of_zero_and_a_gradient(tmp_path: P
     assert loss.item() == 0
 
 
-def gradients_of_one_step(folder: Path, micro: int, accumulation: int, packing: bool) -> dict[str, torch.Tensor]:
+@pytest.mark.parametrize("family", [*FAMILIES, "gemma2"])
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_padding_in_bf16_gives_finite_logits_and_gradients(family: str, side: str) -> None:
+    model_path = build_tiny_model(family)
+    ids = torch.tensor([[7, 9, 11, 13, 15, 17], [7, 9, 11, 0, 0, 0]])
+    mask = torch.tensor([[1] * 6, [1] * 3 + [0] * 3])
+    if side == "left":
+        ids[1], mask[1] = ids[1].flip(0), mask[1].flip(0)
+    for attention in ("eager", "sdpa"):
+        model = load_model(model_path, "bf16", attention).train()
+        logits = model(input_ids=ids, attention_mask=mask, use_cache=False).logits
+        logits[mask.bool()].float().logsumexp(-1).sum().backward()
+        assert bool(torch.isfinite(logits).all())
+        assert all(bool(torch.isfinite(p.grad).all()) for p in model.parameters() if p.grad is not None)
+
+
+def gradients_of_one_step(
+    folder: Path, micro: int, accumulation: int, packing: bool, loss: str = "default"
+) -> dict[str, torch.Tensor]:
     job = TrainingJob(
         folder,
         rows=24 if packing else 8,
@@ -101,7 +119,7 @@ def gradients_of_one_step(folder: Path, micro: int, accumulation: int, packing: 
             "packing": packing,
             "max_length": 40,
         },
-        spec={"method": {"dropout": 0}, "training": {"maxGradNorm": 0}},
+        spec={"method": {"dropout": 0}, "training": {"maxGradNorm": 0, "loss": {"type": loss}}},
     )
     caught: dict[str, torch.Tensor] = {}
     original = StageTrainer._get_grad_norm
@@ -117,11 +135,11 @@ def gradients_of_one_step(folder: Path, micro: int, accumulation: int, packing: 
     return caught
 
 
-@pytest.mark.parametrize("packing", [False, True])
-def test_gradients_do_not_depend_on_how_a_batch_of_ragged_rows_is_cut(tmp_path: Path, packing: bool) -> None:
-    whole = gradients_of_one_step(tmp_path / "8x1", 8, 1, packing)
+@pytest.mark.parametrize(("packing", "loss"), [(False, "default"), (True, "default"), (False, "class-weighted")])
+def test_gradients_do_not_depend_on_how_a_batch_of_ragged_rows_is_cut(tmp_path: Path, packing: bool, loss: str) -> None:
+    whole = gradients_of_one_step(tmp_path / "8x1", 8, 1, packing, loss)
     for micro, accumulation in ((1, 8), (2, 4)):
-        cut = gradients_of_one_step(tmp_path / f"{micro}x{accumulation}", micro, accumulation, packing)
+        cut = gradients_of_one_step(tmp_path / f"{micro}x{accumulation}", micro, accumulation, packing, loss)
         assert [*cut] == [*whole]
         for name, gradient in whole.items():
             torch.testing.assert_close(cut[name], gradient, rtol=1e-5, atol=1e-5, msg=name)

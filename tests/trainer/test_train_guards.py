@@ -83,9 +83,13 @@ def test_weights_that_are_not_finite_are_never_saved(tmp_path: Path, monkeypatch
     assert job.checkpoint_steps() == []
 
 
-@pytest.mark.parametrize("method", ["lora", "full"])
-def test_unchanged_weights_are_no_success(tmp_path: Path, method: str) -> None:
-    job = TrainingJob(tmp_path, eval_rows=0, method={"type": method}, training={"learning_rate": 1e-45})
+@pytest.mark.parametrize(
+    ("method", "initialization"),
+    [("lora", "default"), ("full", "default"), ("lora", "pissa"), ("qlora", "loftq"), ("adapter", "default")],
+)
+def test_unchanged_weights_are_no_success(tmp_path: Path, method: str, initialization: str) -> None:
+    spec = {"method": {"initialization": initialization, "dropout": 0.05}}
+    job = TrainingJob(tmp_path, eval_rows=0, method={"type": method}, training={"learning_rate": 1e-45}, spec=spec)
     with pytest.raises(LearnedNothingError, match=r"unchanged after training: raise training.learningRate"):
         execute(job.run())
     assert not job.workspace.tuned.exists()
@@ -95,12 +99,12 @@ def test_an_adapter_with_one_number_that_is_not_finite_is_no_success() -> None:
     model = torch.nn.Linear(2, 2)
     model.weight.data[1, 1] = float("inf")
     with pytest.raises(LearnedNothingError, match="weight is not finite"):
-        guards.require_learning(model, Path("nowhere"))
+        guards.require_learning(model, Path("nowhere"), {})
 
 
 def test_a_model_with_nothing_to_train_is_no_success() -> None:
     with pytest.raises(LearnedNothingError, match="no weight was trained"):
-        guards.require_learning(torch.nn.Linear(2, 2).requires_grad_(requires_grad=False), Path("nowhere"))
+        guards.require_learning(torch.nn.Linear(2, 2).requires_grad_(requires_grad=False), Path("nowhere"), {})
 
 
 def test_rows_without_a_supervised_token_are_refused_before_training(tmp_path: Path) -> None:
@@ -214,7 +218,6 @@ def test_an_extra_field_reaches_the_optimizer(tmp_path: Path, monkeypatch: pytes
     ("job", "error", "want"),
     [
         ({"training": {"precision": "fp16"}}, NotSupportedError, "fp16 needs an accelerator"),
-        ({"training": {"optimizer": "sgd"}}, NotSupportedError, "training.optimizer: sgd"),
         ({"method": {"target_modules": ["nothing_here"]}}, InvalidSpecError, "method.targetModules"),
         (
             {"eval_rows": 0, "spec": {"training": {"earlyStopping": {"patience": 1}}}},

@@ -11,32 +11,9 @@ import torch
 from finetune_trainer.errors import InvalidSpecError, PreemptedError
 from finetune_trainer.run import Run
 from finetune_trainer.stages.train import execute
-from training_job import RecordedProgress, TrainingJob
+from training_job import RecordedProgress, TrainingJob, crash
 
 pytestmark = pytest.mark.trainer
-
-
-class CrashError(Exception):
-    """Stands for a power cut."""
-
-
-class CrashingProgress(RecordedProgress):
-    """Ends the process, as far as the stage can see, when it reports the end of step `at`."""
-
-    at = 0
-
-    def update(self, step: int, total_steps: int, **values: Any) -> None:
-        super().update(step, total_steps, **values)
-        if step == self.at and values.get("seconds_left") is not None:
-            raise CrashError
-
-
-def crash(job: TrainingJob, at: int, attempt: int = 1) -> None:
-    progress = CrashingProgress()
-    progress.at = at
-    run = job.run(attempt)
-    with pytest.raises(CrashError):
-        execute(Run(run.request, run.workspace, run.claim_path, progress, environment={}))
 
 
 def uninterrupted(folder: Path, **options: Any) -> tuple[TrainingJob, dict[int, float]]:

@@ -63,6 +63,11 @@ class Workspace:
         return self.root / "checkpoints"
 
     @property
+    def start_values(self) -> Path:
+        """Folder with the start of an adapter that does not start at zero: <digest of the run>.safetensors."""
+        return self.root / "start"
+
+    @property
     def tuned(self) -> Path:
         """What training made: a PEFT adapter, or a whole model for full tuning; with the tokenizer."""
         return self.root / "tuned"

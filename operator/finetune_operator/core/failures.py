@@ -109,10 +109,17 @@ def _is_stage(container: dict[str, Any]) -> bool:
 
 def disrupted(pod: Manifest) -> bool:
     """Whether the cluster, not the program, ended the pod."""
-    status = pod.get("status") or {}
-    conditions = status.get("conditions") or []
-    target = any(c.get("type") == "DisruptionTarget" and c.get("status") == "True" for c in conditions)
-    return target or status.get("reason") in ("Evicted", "Preempting", "NodeLost", "Shutdown", "Terminated")
+    reason = (pod.get("status") or {}).get("reason")
+    return _is_disruption_target(pod) or reason in ("Evicted", "Preempting", "NodeLost", "Shutdown", "Terminated")
+
+
+def replaced(pod: Manifest) -> bool:
+    """Whether the pod has ended and the Job controller, by the Job's podFailurePolicy, puts another in its place."""
+    return _is_disruption_target(pod) and not is_live(pod)
+
+
+def _is_disruption_target(pod: Manifest) -> bool:
+    return condition(pod, "DisruptionTarget") is not None
 
 
 def is_live(pod: Manifest) -> bool:

@@ -11,7 +11,16 @@ from finetune_api import names
 from finetune_api.conditions import ConditionType, Reason
 from finetune_api.contract import StageResult, thinned
 from finetune_api.spec import FineTuneJobSpec
-from finetune_api.status import HISTORY_LIMIT, Child, CostReport, FineTuneJobStatus, Phase, Progress, Stage
+from finetune_api.status import (
+    DISRUPTED_PODS_LIMIT,
+    HISTORY_LIMIT,
+    Child,
+    CostReport,
+    FineTuneJobStatus,
+    Phase,
+    Progress,
+    Stage,
+)
 from finetune_operator.core import checks, failures, queueing, spending, stages, suspension
 from finetune_operator.core import status as statuses
 from finetune_operator.core.actions import Deletion, Event, Patch, Plan, ProgressTarget
@@ -264,6 +273,7 @@ class _Planner:
 
     def _attend(self, stage: Stage, view: stages.Active) -> None:
         self.uids[stage] = uid_of(view.job)
+        self._count_disruptions(view)
         if queueing.queue_of(view.job):
             self._stand_in_line(stage, view.job)
         else:
@@ -282,6 +292,21 @@ class _Planner:
             self._follow(stage, view, pod)
         else:
             self._wait_for(stage, pod)
+
+    def _count_disruptions(self, view: stages.Active) -> None:
+        """Of pods that the Job controller replaces by itself, each once: the attempt goes on in a new pod."""
+        known = view.child.disrupted_pods
+        new = [uid for uid in map(uid_of, filter(failures.replaced, view.pods)) if uid not in known]
+        if not new:
+            return
+        child = view.child.model_copy(update={"disrupted_pods": [*known, *new][-DISRUPTED_PODS_LIMIT:]})
+        self.status = statuses.with_child(self.status, child)
+        attempts = self.status.attempts
+        update = {"disruptions": attempts.disruptions + len(new), "last_reason": Reason.PREEMPTED}
+        self._update(
+            attempts=attempts.model_copy(update=update),
+            message=f"the pod of stage {view.child.stage} was evicted or preempted; a new one takes its place",
+        )
 
     def _align_suspend(self, job: Manifest) -> None:
         if bool(job["spec"].get("suspend")) != self._suspended:

@@ -96,6 +96,7 @@ def kopf_settings() -> kopf.OperatorSettings:
     settings.watching.connect_timeout = 10
     settings.watching.inactivity_timeout = 70
     settings.watching.chunk_size = 500
+    settings.queueing.idle_timeout = 0.2  # an object's worker does nothing here that would be worth keeping
     settings.process.ultimate_exiting_timeout = None
     for kind in WATCHED:
         if selector := selector_of(kind):

@@ -11,7 +11,7 @@ from builders import make_plan
 from finetune_api.conditions import Reason
 from finetune_api.contract import TERMINATION_MESSAGE_LIMIT, StageResult, parse_result
 from finetune_api.spec import Export
-from finetune_api.status import Artifact, Evaluation, HistoryPoint, Parity, Stage
+from finetune_api.status import Artifact, DatasetReport, Evaluation, HistoryPoint, LongRow, Parity, Stage
 
 NAMES = [f"production-cpu-int4-candidate-{i}" for i in range(16)]
 
@@ -74,6 +74,23 @@ def test_of_what_does_not_fit_the_curve_goes_first() -> None:
     assert found.message == "done"
     assert 0 < len(found.history) < len(points)
     assert (found.history[0], found.history[-1]) == (points[0], points[-1])
+
+
+def noise(i: int) -> str:
+    """Text that does not compress."""
+    return "".join(sha256(f"{i}-{part}".encode()).hexdigest() for part in range(16))
+
+
+def test_of_a_long_report_on_data_the_first_warnings_and_the_longest_row_arrive() -> None:
+    warnings = [noise(i)[:900] for i in range(16)]
+    rows = [LongRow(row=noise(i)[:250], tokens=900 - i) for i in range(5)]
+    report = DatasetReport(format="text", train_rows=9, eval_rows=1, warnings=warnings, longest_rows=rows)
+    result = StageResult(stage=Stage.PREPARE, outcome="Succeeded", message="done", dataset=report)
+    found = parse_result(result.termination_message())
+    assert found is not None
+    assert found.dataset is not None
+    assert (found.message, found.dataset.train_rows) == ("done", 9)
+    assert (found.dataset.warnings, found.dataset.longest_rows) == (warnings[:2], rows[:1])
 
 
 @pytest.mark.parametrize(

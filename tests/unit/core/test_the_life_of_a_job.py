@@ -8,7 +8,7 @@ from builders import finished, make_job, pod_of
 from finetune_api.conditions import Reason
 from finetune_api.contract import ProgressReport, StageResult
 from finetune_api.exit_codes import ExitCode
-from finetune_api.status import Checkpoint, Metrics, Phase, Progress, Stage
+from finetune_api.status import DISRUPTED_PODS_LIMIT, Checkpoint, Metrics, Phase, Progress, Stage
 from finetune_operator.core.observed import Refusal
 from finetune_operator.core.plan import plan
 from finetune_operator.core.status import progress_message
@@ -202,6 +202,25 @@ def test_each_stage_has_all_the_retries() -> None:
     assert world.status["attempts"]["failures"] == 0
 
 
+def test_each_pod_that_the_job_controller_replaces_is_counted_once() -> None:
+    world = World(make_job().obj())
+    world.settle()
+    assert world.live_job is not None
+    for count in range(1, DISRUPTED_PODS_LIMIT + 3):
+        evicted = pod_of(world.live_job, f"pod-{count}").disrupted(f"uid-{count}").obj()
+        world.pods[evicted["metadata"]["name"]] = evicted
+        world.start_pod()
+        world.settle()
+        assert world.status["attempts"]["disruptions"] == count
+        assert world.status["attempts"]["count"] == 1
+        del world.pods[evicted["metadata"]["name"]]
+        world.settle()
+    assert world.events.count("Warning Preempted") == DISRUPTED_PODS_LIMIT + 2
+    world.end_pod()
+    world.run_to_the_end()
+    assert world.phase is Phase.SUCCEEDED
+
+
 def test_preemptions_do_not_use_up_retries() -> None:
     world = World(make_job().with_spec(policy={"retries": 0}).obj())
     for _ in range(5):
@@ -265,7 +284,7 @@ def test_bad_data_ends_in_preparing_with_the_trainers_own_words() -> None:
     ("spec", "want"),
     [
         ({"distributed": {"strategy": "fsdp"}}, "not supported yet: distributed.strategy=fsdp"),
-        ({"model": {"source": "s3://bucket/model"}}, "not supported yet: model.source=s3"),
+        ({"output": {"destination": "oci://registry/model"}}, "not supported yet: output.destination=oci"),
         ({"training": {"learningRate": {"a": 1}}}, "spec.training.learningRate"),
         ({"model": {"trustRemoteCode": True}}, "model.trustRemoteCode"),
     ],

@@ -36,7 +36,7 @@ def succeeded() -> World:
 
 
 def failed() -> World:
-    world = World(make_job().with_spec(method={"type": "qlora"}).obj())
+    world = World(make_job().with_spec(distributed={"strategy": "fsdp"}).obj())
     world.settle()
     return world
 
@@ -58,7 +58,7 @@ def queued() -> World:
     [
         (running, "Progressing", "waiting for the pod of stage prepare"),
         (succeeded, "Healthy", "exact-match 0.86"),
-        (failed, "Degraded", "not supported yet: method.type=qlora"),
+        (failed, "Degraded", "not supported yet: distributed.strategy=fsdp"),
         (suspended, "Suspended", "set spec.policy.suspend to false"),
         (queued, "Suspended", "queue gpus: waiting"),
     ],

@@ -1,5 +1,6 @@
 """The store keeps the newest version of what exists, whatever the order of events, and nothing of what is gone."""
 
+import json
 from typing import Any
 
 import pytest
@@ -174,6 +175,26 @@ def test_a_workload_is_found_by_its_job_in_whatever_order_both_arrive(store: Sto
     assert found["metadata"]["uid"] == "w1"
     store.remove("Workload", "w1")
     assert store.workloads([child]) == ()
+
+
+def test_of_a_pod_only_what_is_read_is_kept(store: Store) -> None:
+    job = make_job()
+    pod = make_child(job, "Pod")
+    pod["metadata"]["annotations"] = {"request": "long"}
+    pod["spec"] = {"containers": [{"name": "trainer", "image": "long", "resources": {}}], "volumes": ["long"]}
+    pod["status"] = {"phase": "Running", "hostIP": "10.0.0.1"}
+    store.put(pod)
+    (kept,) = store.children(job, POD)
+    assert "long" not in str(kept)
+    assert kept["status"] == {"phase": "Running"}
+
+
+def test_texts_that_objects_share_are_kept_once(store: Store) -> None:
+    parsed = (json.loads(json.dumps(make_job(uid, message="the same text"))) for uid in ("u1", "u2"))
+    for job in parsed:
+        store.put(job)
+    one, other = (job["status"] for job in store.jobs())
+    assert one["message"] is other["message"]
 
 
 def test_of_a_workload_only_what_is_read_is_kept(store: Store) -> None:

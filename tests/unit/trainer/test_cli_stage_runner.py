@@ -159,8 +159,8 @@ def test_a_request_from_a_newer_operator_is_refused_before_it_is_read(pod: Pod) 
 
 
 def test_fields_that_cannot_be_honoured_are_named(pod: Pod) -> None:
-    assert pod.run(method={"type": "qlora"}, distributed={"nodes": 2}) == ExitCode.NOT_SUPPORTED
-    assert pod.result.message == "not supported yet: method.type=qlora, distributed.nodes=2"
+    assert pod.run(distributed={"strategy": "fsdp", "nodes": 2}) == ExitCode.NOT_SUPPORTED
+    assert pod.result.message == "not supported yet: distributed.strategy=fsdp, distributed.nodes=2"
     assert pod.calls == 0
 
 

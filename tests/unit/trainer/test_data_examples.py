@@ -7,7 +7,12 @@ from finetune_trainer.data.records import BadRows, Place, UnusableRowError
 from finetune_trainer.errors import InvalidDataError, InvalidSpecError
 from trainer_requests import make_spec
 
+KEYS = "a turn has role, content, name, weight"
 CHAT = [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "yo"}]
+
+
+def turns(*pairs: tuple[str, str]) -> list[dict[str, Any]]:
+    return [{"role": role, "content": content} for role, content in pairs]
 
 
 def shape(columns: dict[str, Any], /, **dataset: Any) -> RowShape:
@@ -90,10 +95,6 @@ def test_prompt_and_completion_may_be_turns() -> None:
     assert shape(columns).example(columns) == Example(messages=tuple(CHAT), first_answer=1)
 
 
-def turns(*pairs: tuple[str, str]) -> list[dict[str, str]]:
-    return [{"role": role, "content": content} for role, content in pairs]
-
-
 @pytest.mark.parametrize(
     ("columns", "want"),
     [
@@ -102,6 +103,24 @@ def turns(*pairs: tuple[str, str]) -> list[dict[str, str]]:
         ({"messages": None}, "messages is missing"),
         ({"messages": ["hi"]}, "messages[0] is text, not an object with role and content"),
         ({"messages": turns(("user", "a"), ("bot", "b"))}, "messages[1].role is 'bot', use system, user or assistant"),
+        ({"messages": [{"content": "a"}]}, "messages[0].role is missing, use system, user or assistant"),
+        ({"messages": [{"role": None, "content": "a"}]}, "messages[0].role is missing, use system, user or assistant"),
+        (
+            {"messages": [{"role": "user", "content": "a", "contents": "b"}]},
+            f"messages[0] has the unknown key 'contents' (did you mean content?); {KEYS}",
+        ),
+        (
+            {"messages": [{"role": "user", "content": "a", "weight": 0}]},
+            "messages[0].weight stands in a user turn; only an assistant's turn has a weight",
+        ),
+        (
+            {"messages": [*turns(("user", "a")), {"role": "assistant", "content": "b", "weight": 0.5}]},
+            "messages[1].weight is 0.5; use 0 (no loss) or 1",
+        ),
+        (
+            {"messages": [*turns(("user", "a")), {"role": "assistant", "content": "b", "weight": 0}]},
+            "every assistant turn has weight 0, so there is nothing to learn",
+        ),
         ({"messages": turns(("user", "a"))}, "messages has no assistant turn, so there is nothing to learn"),
         (
             {"messages": turns(("user", "a"), ("assistant", "b"), ("user", "c"))},
@@ -112,12 +131,17 @@ def turns(*pairs: tuple[str, str]) -> list[dict[str, str]]:
         ({"messages": [{"role": "user", "content": [{"type": "text"}]}]}, "messages[0].content is a list, not text"),
         (
             {"messages": [{"role": "tool", "content": "x"}]},
-            "messages[0] has a tool turn: tool calls are not supported yet",
+            "messages[0] has a tool turn: set dataset.tools: true to render tools",
         ),
         (
             {"messages": [{"role": "assistant", "content": "", "tool_calls": [{}]}]},
-            "messages[0] has tool_calls: tool calls are not supported yet",
+            "messages[0] has tool_calls: set dataset.tools: true to render tools",
         ),
+        (
+            {"messages": [{"role": "assistant", "content": "", "function_call": {"name": "f"}}]},
+            "messages[0] has a function_call, the old form of tool_calls; rewrite it as tool_calls",
+        ),
+        ({"messages": CHAT, "tools": [{}]}, "it has tools, which are rendered with dataset.tools: true only"),
     ],
 )
 def test_a_conversation_that_cannot_be_used_says_why(columns: dict[str, Any], want: str) -> None:
@@ -169,3 +193,16 @@ def test_allowed_bad_rows_pass() -> None:
     bad = BadRows()
     bad.add(Place("a.jsonl", 1), "x")
     bad.refuse_above(1, 2)
+
+
+def test_a_turn_of_weight_0_carries_no_loss_and_null_keys_are_no_keys() -> None:
+    second = {"role": "assistant", "content": "b", "weight": 1, "tool_calls": None}
+    messages = [
+        *turns(("user", "q")),
+        {"role": "assistant", "content": "a", "weight": 0},
+        *turns(("user", "r")),
+        second,
+    ]
+    found = shape({"messages": messages}).example({"messages": messages})
+    assert found.silent == {1}
+    assert found.messages == tuple(turns(("user", "q"), ("assistant", "a"), ("user", "r"), ("assistant", "b")))

@@ -4,14 +4,21 @@ from pathlib import Path
 
 import pytest
 
+from finetune_trainer.data.compression import DataFile
 from finetune_trainer.data.files import data_files, read_files
-from finetune_trainer.data.readers import READERS
+from finetune_trainer.data.readers import FORMATS
+from finetune_trainer.data.records import Record
 from finetune_trainer.data.slices import Slice, parse_slice
 from finetune_trainer.errors import InvalidDataError, InvalidSpecError, SourceNotFoundError
 
 
+def records(path: Path) -> list[Record]:
+    file = DataFile(path)
+    return [*FORMATS[file.format].read(file)]
+
+
 def read(path: Path) -> list[tuple[int, object, str | None]]:
-    return [(r.place.number, r.columns, r.problem) for r in READERS[path.suffix](path)]
+    return [(r.place.number, r.columns, r.problem) for r in records(path)]
 
 
 def written(tmp_path: Path, name: str, content: str | bytes) -> Path:
@@ -42,6 +49,13 @@ def test_json_lines_are_numbered_as_an_editor_shows_them(tmp_path: Path) -> None
 def test_a_line_that_is_no_row_says_why(tmp_path: Path, line: str, want: str) -> None:
     path = written(tmp_path, "a.jsonl", f'{{"text": "fine"}}\n{line}\n')
     assert read(path)[1] == (2, {}, want)
+
+
+def test_a_last_line_that_does_not_end_may_mean_a_file_that_was_cut_off(tmp_path: Path) -> None:
+    (_, first, second) = read(written(tmp_path, "a.jsonl", '{"text": "a"}\n{"text" 1}\n{"text": "b'))
+    assert first == (2, {}, "not JSON: Expecting ':' delimiter at column 9")
+    assert second[2] is not None
+    assert second[2].endswith("at column 10; the line does not end, so the file may be cut off")
 
 
 def test_a_byte_order_mark_is_accepted(tmp_path: Path) -> None:
@@ -109,8 +123,7 @@ def test_parquet_rows_are_counted_as_rows(tmp_path: Path) -> None:
 
     path = tmp_path / "a.parquet"
     pyarrow.parquet.write_table(pyarrow.table({"text": ["x", "y"]}), path)
-    records = [*READERS[".parquet"](path)]
-    assert [(str(r.place), r.columns) for r in records] == [("row 1", {"text": "x"}), ("row 2", {"text": "y"})]
+    assert [(str(r.place), r.columns) for r in records(path)] == [("row 1", {"text": "x"}), ("row 2", {"text": "y"})]
 
 
 def test_a_cut_parquet_file_is_refused(tmp_path: Path) -> None:
@@ -119,7 +132,7 @@ def test_a_cut_parquet_file_is_refused(tmp_path: Path) -> None:
 
 
 def files(path: Path, split: str = "train") -> list[str]:
-    return [file.name for file in data_files(path, path if path.is_dir() else path.parent, "pvc://data/x", split)]
+    return [file.path.name for file in data_files(path, path if path.is_dir() else path.parent, "pvc://data/x", split)]
 
 
 def test_a_folder_gives_the_files_of_the_split(tmp_path: Path) -> None:
@@ -150,8 +163,14 @@ def test_a_folder_without_data_says_what_it_holds(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "want"),
     [
-        ("train.jsonl.gz", "is compressed, and only plain files are read; uncompress it first"),
-        ("train.xlsx", "is not .jsonl, .ndjson, .json, .csv, .tsv or .parquet; rename or convert it"),
+        ("train.tar.gz", r"train\.tar\.gz is not \.jsonl, .* or \.arrow inside; rename or convert it"),
+        ("train.tgz", r"train\.tgz is not read; unpack it"),
+        ("train.gz", r"train\.gz is not \.jsonl.* inside"),
+        ("train.parquet.gz", r"train\.parquet\.gz: Parquet is compressed by itself; store it without gzip"),
+        (
+            "train.xlsx",
+            r"is not \.jsonl, \.ndjson, \.json, \.csv, \.tsv, \.txt, \.parquet or \.arrow; rename or convert",
+        ),
     ],
 )
 def test_a_file_of_another_kind_is_refused(tmp_path: Path, name: str, want: str) -> None:
@@ -191,7 +210,7 @@ def test_a_link_that_leaves_the_claim_is_refused(tmp_path: Path) -> None:
 def test_a_slice_takes_the_rows_that_the_datasets_library_would(tmp_path: Path, split: str, want: range) -> None:
     path = written(tmp_path, "a.jsonl", "".join(json.dumps({"text": i}) + "\n" for i in range(10)))
     part = parse_slice(split, "dataset.train.split")
-    got = [(record.columns["text"], record.place.number) for record in read_files([path], part)]
+    got = [(record.columns["text"], record.place.number) for record in read_files([DataFile(path)], part)]
     assert got == [(i, i + 1) for i in want]
 
 

@@ -5,7 +5,17 @@ import pytest
 
 from finetune_trainer.models.inspection import LinearLayer, ModelFacts
 from finetune_trainer.planning.cpu_features import multiplies_bf16
-from finetune_trainer.planning.memory import LOGITS_COPIES, LOGITS_WHOLE_BYTES, PARTS, Adapter, TrainingShape, estimate
+from finetune_trainer.planning.memory import (
+    LOGITS_COPIES,
+    LOGITS_WHOLE_BYTES,
+    PARTS,
+    Adapter,
+    AdapterKind,
+    QuantizedBase,
+    TrainingShape,
+    estimate,
+    optimizer_bytes,
+)
 
 FACTS = ModelFacts(
     architecture="LlamaForCausalLM",
@@ -39,6 +49,45 @@ def test_an_adapter_needs_gradients_and_moments_for_itself_only() -> None:
     plan = estimate(FACTS, ADAPTER, SHAPE, None)
     assert (plan.gradients, plan.optimizer) == (4 * trained, 8 * trained)
     assert plan.weights == 4 * 1_000_000 + 4 * trained
+
+
+LAYER = LinearLayer("model.layers.0.mlp.down_proj", 128, 64)
+
+
+@pytest.mark.parametrize(("kind", "want"), [("lora", 8 * 192), ("dora", 8 * 192 + 64), ("ia3", 128)])
+def test_each_kind_of_adapter_has_its_parameters(kind: AdapterKind, want: int) -> None:
+    assert Adapter(rank=8, layers=(LAYER,), dropout=0.0, kind=kind).parameters == want
+
+
+@pytest.mark.parametrize(
+    ("bits", "double", "want"), [(4, True, 0.5 + 1.015625 / 64), (4, False, 0.5 + 4 / 64), (8, True, 1)]
+)
+def test_a_quantized_weight_takes_its_bits_and_its_share_of_the_constants(bits: int, double: bool, want: float) -> None:
+    adapter = replace(ADAPTER, base=QuantizedBase(640_000, bits, double))
+    plan = estimate(FACTS, adapter, replace(SHAPE, precision="bf16"), None)
+    assert plan.weights == 2 * 360_000 + round(want * 640_000) + 4 * adapter.parameters
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "shape", "want"),
+    [
+        ("adamw", (100, 50), 8 * 5000),
+        ("adamw-8bit", (100, 50), 2 * 5000 + 8 * 20),
+        ("adamw-8bit", (40, 50), 8 * 2000),
+        ("paged-adamw-8bit", (100, 50), 2 * 5000 + 8 * 20),
+        ("adafactor", (100, 50), 4 * 150),
+        ("adafactor", (100, 1), 4 * 100),
+        ("sgd", (100, 50), 0),
+    ],
+)
+def test_each_optimizer_keeps_its_state(optimizer: str, shape: tuple[int, int], want: int) -> None:
+    assert optimizer_bytes(optimizer, [shape]) == want
+
+
+def test_a_loss_that_needs_all_logits_has_no_tiles() -> None:
+    facts = replace(FACTS, vocabulary=10**7)
+    shape = replace(SHAPE, whole_logits=True)
+    assert estimate(facts, ADAPTER, shape, None).logits == LOGITS_COPIES * 200 * 10**7 * 4
 
 
 def test_full_tuning_holds_weights_in_fp32_and_what_autocast_copies() -> None:

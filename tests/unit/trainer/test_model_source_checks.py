@@ -1,4 +1,5 @@
 import json
+import pickle
 import struct
 from collections.abc import Callable
 from pathlib import Path
@@ -59,8 +60,9 @@ def test_a_sound_file_gives_its_tensors(tmp_path: Path) -> None:
         (safetensors({"a": {"dtype": "F32", "shape": [1], "data_offsets": [0]}}, b""), "no sound shape"),
         (safetensors({"a": {"dtype": "F32", "shape": [1.5], "data_offsets": [0, 4]}}, b""), "no sound shape"),
         (safetensors({"a": entry(0, 4, [2**62, 2**62])}, bytes(4)), "takes 4 bytes, which its shape does not"),
-        (b"PK\x03\x04 a zip file", "is not a whole safetensors file"),
-        (b"\x80\x04\x95pickle", "is not a whole safetensors file"),
+        (b"PK\x03\x04 a zip file", "is a pickle under the name of safetensors and is refused: it can run code"),
+        (pickle.dumps({"weight": [0.5] * 9}), "is a pickle under the name of safetensors and is refused"),
+        (pickle.dumps({}, protocol=2) + bytes(8), "is a pickle under the name of safetensors and is refused"),
     ],
 )
 def test_a_malformed_header_is_refused_by_name(tmp_path: Path, content: bytes, want: str) -> None:

@@ -58,6 +58,9 @@ def plan(facts: ModelFacts = FACTS, rows: DataFacts | None = None, machine: Mach
         ("full", 135_000_000, 5e-5),
         ("full", 1_700_000_000, 2e-5),
         ("full", 8_000_000_000, 1e-5),
+        ("qlora", 8_000_000_000, 2e-4),
+        ("dora", 135_000_000, 5e-4),
+        ("adapter", 135_000_000, 1e-2),
     ],
 )
 def test_the_learning_rate_follows_from_method_and_size(method: str, parameters: int, want: float) -> None:
@@ -97,6 +100,41 @@ def test_long_rows_lower_the_micro_batch_and_not_the_batch(longest: int, machine
 def test_given_batch_sizes_are_kept(training: dict[str, int], want: tuple[int, int, int]) -> None:
     got = plan(training=training).training
     assert (got.batch_size, got.micro_batch_size, got.gradient_accumulation_steps) == want
+
+
+def test_ia3_sits_on_keys_values_and_the_end_of_the_mlp_and_has_no_rank() -> None:
+    names = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "mlp.up_proj", "mlp.down_proj")
+    layers = tuple(
+        LinearLayer(f"model.layers.0.{name}", 1536 if "down" in name else 576, 1536 if "up" in name else 576)
+        for name in names
+    )
+    got = plan(replace(FACTS, linear_layers=layers), method={"type": "adapter"})
+    assert got.method.target_modules == ["down_proj", "k_proj", "v_proj"]
+    assert (got.method.rank, got.method.alpha) == (None, None)
+    assert got.model.trainable_parameters == 1536 + 576 + 576
+
+
+def test_ia3_without_such_layers_asks_for_their_names() -> None:
+    facts = replace(FACTS, linear_layers=(LinearLayer("layers.0.attn.wq", 576, 576),))
+    with pytest.raises(
+        InvalidSpecError, match=r"finds no layer to adapt in LlamaForCausalLM; name method.targetModules"
+    ):
+        plan(facts, method={"type": "adapter"})
+
+
+def test_a_quantized_base_must_fit_unquantized_where_it_is_evaluated() -> None:
+    layers = tuple(LinearLayer(f"model.layers.{i}.self_attn.q_proj", 2**12, 2**12) for i in range(64))
+    facts = replace(FACTS, parameters=2**30 + 2**20, linear_layers=layers)
+    small = replace(CPU, memory_limit=3 * GIB)
+    with pytest.raises(InsufficientMemoryError, match=r"evaluated on the unquantized base.* resources.memory to 6Gi"):
+        plan(facts, machine=small, method={"type": "qlora"})
+    assert plan(facts, data(eval_rows=0), small, method={"type": "qlora"}).memory.weights < GIB
+
+
+def test_the_constant_scheduler_has_no_warm_up() -> None:
+    training = {"maxSteps": 100, "warmupRatio": 0.1}
+    assert plan(training={**training, "scheduler": "constant"}).training.warmup_steps == 0
+    assert plan(training={**training, "scheduler": "constant_with_warmup"}).training.warmup_steps == 10
 
 
 def test_batch_sizes_that_do_not_divide_name_the_nearest() -> None:
@@ -147,6 +185,10 @@ def test_precision_follows_from_what_the_machine_is_fast_at(asked: str, machine:
         ({"method": {"targetModules": ["q_prj"]}}, r"no linear layer 'q_prj'; did you mean q_proj\?"),
         ({"method": {"targetModules": "nothing.*"}}, "matches no linear layer; full names look like model.layers.0"),
         ({"method": {"targetModules": "("}}, "is not a regular expression"),
+        (
+            {"method": {"rank": 1024, "initialization": "pissa"}},
+            r"method.rank: 1024 is more than the 576 channels of model.layers.0.self_attn.q_proj.*set rank to 576",
+        ),
         ({"method": {"modulesToSave": ["head"]}}, r"has no module 'head'; it has .*lm_head"),
         ({"evaluation": {"metrics": ["bleurt"]}}, "evaluation.metrics: bleurt is not a metric of task chat"),
     ],

@@ -2,16 +2,19 @@
 
 The answer's characters come from the `{% generation %}` markers of the template, else of the training template that
 TRL ships for it, else from rendering the conversation turn by turn. Every answer ends with its end token and nothing
-after it. Must not guess: where turns cannot be told apart, the job is refused with the way out.
+after it. Must not guess: where turns cannot be told apart, or a template leaves out tools, the job is refused with the
+way out.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
 from jinja2 import TemplateError, TemplateSyntaxError
 
-from finetune_trainer.data.examples import Message
+from finetune_trainer.data.messages import Message
 from finetune_trainer.data.records import UnusableRowError
+from finetune_trainer.data.tools import Tool
 from finetune_trainer.errors import InvalidSpecError
 
 Span = tuple[int, int]
@@ -20,10 +23,13 @@ Span = tuple[int, int]
 
 @dataclass(frozen=True)
 class RenderedChat:
-    """Text of a conversation, and the spans of the assistant's turns with their end tokens."""
+    """Text of a conversation; each span is a turn of the assistant with its end token."""
 
     text: str
     answers: tuple[Span, ...]
+    """Turns that carry loss."""
+    last: Span | None = None
+    """The last turn, where turns were looked for."""
 
 
 class ChatRenderer:
@@ -40,24 +46,36 @@ class ChatRenderer:
         self._marked = _marked_template(tokenizer, self._served)
         self._ends = tuple(end_tokens(tokenizer))
         self._cue = self._answer_cue()
+        self._turn_end = self._end_of_turn()
+        self._tools_checked = False
 
-    def prompt(self, messages: tuple[Message, ...]) -> str:
+    def prompt(self, messages: tuple[Message, ...], tools: tuple[Tool, ...] = ()) -> str:
         """The conversation so far and the cue for the next answer, as a server renders it."""
-        return self._render(messages, add_generation_prompt=True)
+        return self._render(messages, tools, add_generation_prompt=True)
 
-    def render(self, messages: tuple[Message, ...], first_answer: int = 0) -> RenderedChat:
-        """The whole conversation; `answers` leaves out turns before index `first_answer`.
+    def render(
+        self, messages: tuple[Message, ...], tools: tuple[Tool, ...] = (), silent: Iterable[int] = ()
+    ) -> RenderedChat:
+        """The whole conversation; `answers` leaves out the assistant's turns at the indices `silent`.
 
-        Raises UnusableRowError when the template refuses the conversation, InvalidSpecError when it hides the turns.
+        Raises UnusableRowError when the template refuses the conversation, InvalidSpecError when it hides the turns or
+        leaves out tools.
         """
-        text, spans = self._with_markers(messages) if self._marked else self._by_prefixes(messages)
-        spans = spans[_answers_before(messages, first_answer) :]
+        self._check_tools(messages, tools)
+        text, spans = self._with_markers(messages, tools) if self._marked else self._by_prefixes(messages, tools)
+        turns = [i for i, message in enumerate(messages) if message["role"] == "assistant"]
+        if len(turns) != len(spans):
+            raise UnusableRowError("the chat template leaves out an assistant's turn, or writes two as one")
         after_cue = [_after_cue(text, span, self._cue) for span in spans]
-        return RenderedChat(text, tuple(_trimmed(text, span, self._ends) for span in after_cue))
+        exact = [self._until_end(text, span) for span in after_cue]
+        silent = {*silent}
+        learnt = tuple(span for turn, span in zip(turns, exact, strict=True) if turn not in silent)
+        return RenderedChat(text, learnt, exact[-1] if exact else None)
 
-    def render_text(self, messages: tuple[Message, ...]) -> str:
-        """The whole conversation as a server renders it. Raises UnusableRowError."""
-        return self._render(messages)
+    def render_text(self, messages: tuple[Message, ...], tools: tuple[Tool, ...] = ()) -> str:
+        """The whole conversation as a server renders it. Raises UnusableRowError, or InvalidSpecError as render."""
+        self._check_tools(messages, tools)
+        return self._render(messages, tools)
 
     def ends_with_end_token(self, text: str) -> bool:
         """Whether `text` ends with a special token."""
@@ -80,8 +98,48 @@ class ChatRenderer:
         except UnusableRowError:
             return
 
-    def _render(self, messages: tuple[Message, ...], **options: object) -> str:
-        return str(self._applied(messages, chat_template=self._served, tokenize=False, **options))
+    def _end_of_turn(self) -> str:
+        """The special token that ends an answer, as in `<|im_end|>`; empty where the template writes none."""
+        try:
+            text = self._render(({"role": "user", "content": "a"}, {"role": "assistant", "content": _ANSWER}))
+        except UnusableRowError:
+            return ""
+        tail = text.rpartition(_ANSWER)[2]
+        found = [(tail.index(token), -len(token), token) for token in self._ends if token in tail]
+        return min(found)[2] if found else ""
+
+    def _until_end(self, text: str, span: Span) -> Span:
+        """`span` up to and with its end token: what templates put after it, nobody generates."""
+        start, end = span
+        place = text.rfind(self._turn_end, start, end) if self._turn_end else -1
+        if place >= 0 and _only_special(text[place:end], self._ends):
+            return start, place + len(self._turn_end)
+        return _trimmed(text, span, self._ends)
+
+    def _check_tools(self, messages: tuple[Message, ...], tools: tuple[Tool, ...]) -> None:
+        """Refuse a template that renders a conversation with tools as if there were none."""
+        if any("reasoning_content" in message for message in messages) and not _reads_reasoning(self._served):
+            raise UnusableRowError("it has reasoning_content, which the chat template does not read")
+        if self._tools_checked or not (tools or any("tool_calls" in message for message in messages)):
+            return
+        missing = self._tool_parts_left_out()
+        if missing:
+            raise InvalidSpecError(
+                f"the model's chat template leaves out {' and '.join(missing)}: dataset.tools needs a model that was "
+                "made for function calling, or a template that renders tools in model.chatTemplate"
+            )
+        self._tools_checked = True
+
+    def _tool_parts_left_out(self) -> list[str]:
+        try:
+            text = self._render(_TOOL_TALK, (_TOOL,))
+        except UnusableRowError:
+            return [*_TOOL_MARKS]
+        return [part for part, mark in _TOOL_MARKS.items() if mark not in text]
+
+    def _render(self, messages: tuple[Message, ...], tools: tuple[Tool, ...] = (), **options: object) -> str:
+        given = {"tools": [*tools]} if tools else {}
+        return str(self._applied(messages, chat_template=self._served, tokenize=False, **given, **options))
 
     def _applied(self, messages: tuple[Message, ...], **options: object) -> Any:  # noqa: ANN401 - text or encoding
         try:
@@ -91,13 +149,14 @@ class ChatRenderer:
         except (TemplateError, TypeError, ValueError, KeyError) as error:
             raise UnusableRowError(f"the chat template refuses it: {error}") from error
 
-    def _with_markers(self, messages: tuple[Message, ...]) -> tuple[str, list[Span]]:
+    def _with_markers(self, messages: tuple[Message, ...], tools: tuple[Tool, ...]) -> tuple[str, list[Span]]:
         from transformers.utils.chat_template_utils import render_jinja_template
 
         special = self._tokenizer.special_tokens_map
         try:
             texts, indices = render_jinja_template(
                 conversations=[[dict(message) for message in messages]],
+                tools=[*tools] or None,
                 chat_template=self._marked,
                 return_assistant_tokens_mask=True,
                 **special,
@@ -106,19 +165,43 @@ class ChatRenderer:
             raise UnusableRowError(f"the chat template refuses it: {error}") from error
         return texts[0], _joined([(start, end) for start, end in indices[0] if end > start])
 
-    def _by_prefixes(self, messages: tuple[Message, ...]) -> tuple[str, list[Span]]:
-        text = self._render(messages)
+    def _by_prefixes(self, messages: tuple[Message, ...], tools: tuple[Tool, ...]) -> tuple[str, list[Span]]:
+        text = self._render(messages, tools)
         turns = [i for i, message in enumerate(messages) if message["role"] == "assistant"]
         spans = []
         for turn in turns:
-            before = self._render(messages[:turn], add_generation_prompt=True)
-            until = text if turn == len(messages) - 1 else self._render(messages[: turn + 1])
+            before = self._render(messages[:turn], tools, add_generation_prompt=True)
+            until = text if turn == len(messages) - 1 else self._render(messages[: turn + 1], tools)
             if not (text.startswith(before) and text.startswith(until) and len(until) > len(before)):
                 raise InvalidSpecError(_HIDDEN_TURNS)
             spans.append((len(before), len(until)))
         return text, spans
 
 
+_ANSWER = "an-answer-to-find"
+_TOOL_MARKS = {
+    "the tools": "tool_to_find",
+    "the assistant's calls": "argument_to_find",
+    "the tools' results": "result_to_find",
+}
+_TOOL: Tool = {
+    "type": "function",
+    "function": {
+        "name": _TOOL_MARKS["the tools"],
+        "description": "a probe",
+        "parameters": {"type": "object", "properties": {"a": {"type": "string"}}},
+    },
+}
+_CALL = {
+    "type": "function",
+    "function": {"name": "called", "arguments": {"a": _TOOL_MARKS["the assistant's calls"]}},
+}
+_TOOL_TALK: tuple[Message, ...] = (
+    {"role": "user", "content": "a"},
+    {"role": "assistant", "content": "", "tool_calls": [{"id": "call00001", **_CALL}]},
+    {"role": "tool", "content": _TOOL_MARKS["the tools' results"], "name": "called", "tool_call_id": "call00001"},
+    {"role": "assistant", "content": "b"},
+)
 _HIDDEN_TURNS = (
     "the model's chat template has no {% generation %} markers, and renders a turn differently once another follows, "
     "so the assistant's tokens cannot be told apart. Set dataset.lossOn: all, train on conversations with a single "
@@ -149,8 +232,16 @@ def _marked_template(tokenizer: Any, served: str) -> str | None:  # noqa: ANN401
     return str(patched) if patched and has_generation_markers(patched) else None
 
 
-def _answers_before(messages: tuple[Message, ...], index: int) -> int:
-    return sum(message["role"] == "assistant" for message in messages[:index])
+def _reads_reasoning(template: str) -> bool:
+    return "reasoning" in template or "thinking" in template
+
+
+def _only_special(tail: str, tokens: tuple[str, ...]) -> bool:
+    """Whether `tail` is made of special tokens and white space alone."""
+    rest = tail
+    for token in sorted(tokens, key=len, reverse=True):
+        rest = rest.replace(token, "")
+    return not rest.strip()
 
 
 def _joined(spans: list[Span]) -> list[Span]:

@@ -14,7 +14,6 @@ from typing import Any
 
 from finetune_trainer.data.chat import ChatRenderer, RenderedChat, Span
 from finetune_trainer.data.examples import Example, LossOn
-from finetune_trainer.data.records import UnusableRowError
 from finetune_trainer.errors import InvalidModelError, InvalidSpecError
 
 
@@ -35,8 +34,9 @@ class EncodedRow:
         return sum(self.mask)
 
     def cut(self, limit: int) -> "EncodedRow":
-        """The first `limit` tokens."""
-        return EncodedRow(self.input_ids[:limit], self.mask[:limit], self.prompt_ids, self.reference)
+        """The first `limit` tokens, without those at their end that carry no loss: half a turn of somebody else."""
+        end = next((i for i in range(min(limit, len(self.mask)), 0, -1) if self.mask[i - 1]), 0)
+        return EncodedRow(self.input_ids[:end], self.mask[:end], self.prompt_ids, self.reference)
 
 
 class RowEncoder:
@@ -76,21 +76,28 @@ class RowEncoder:
         encoded = self._tokenizer(rendered.text, add_special_tokens=False, return_offsets_mapping=True)
         ids, mask = list(encoded["input_ids"]), _mask(encoded["offset_mapping"], rendered.answers)
         if not self._chat.ends_with_end_token(rendered.text.rstrip()):
-            ids, mask = [*ids, self._tokenizer.eos_token_id], [*mask, 1]
-        prompt = self._chat.prompt(example.messages[:-1])
+            spoken = len(example.messages) - 1 not in example.silent
+            ids, mask = [*ids, self._tokenizer.eos_token_id], [*mask, int(spoken or self._loss_on == "all")]
+        prompt = self._chat.prompt(example.messages[:-1], example.tools)
         prompt_ids = self._tokenizer(prompt, add_special_tokens=False)["input_ids"]
-        return EncodedRow(ids, mask, list(prompt_ids), example.answer)
+        return EncodedRow(ids, mask, list(prompt_ids), self._reference(example, rendered, prompt))
 
     def _rendered(self, chat: ChatRenderer, example: Example) -> RenderedChat:
         if self._loss_on == "all":
-            text = chat.render_text(example.messages)
+            text = chat.render_text(example.messages, example.tools)
             return RenderedChat(text, ((0, len(text)),))
-        rendered = chat.render(example.messages, example.first_answer)
+        last = len(example.messages) - 1
         last_only = self._loss_on == "completion" and not example.first_answer
-        answers = rendered.answers[-1:] if last_only else rendered.answers
-        if not answers:
-            raise UnusableRowError("the chat template leaves out the assistant's turns, so there is nothing to learn")
-        return RenderedChat(rendered.text, answers)
+        silent = {*range(last if last_only else example.first_answer), *example.silent}
+        return chat.render(example.messages, example.tools, silent)
+
+    def _reference(self, example: Example, rendered: RenderedChat, prompt: str) -> str:
+        """The last answer as generation gives it back: a call of a tool as the template writes it."""
+        if "tool_calls" not in example.messages[-1]:
+            return example.answer
+        start, end = rendered.last or (len(prompt), len(rendered.text))
+        ids = self._tokenizer(rendered.text[start:end], add_special_tokens=False)["input_ids"]
+        return str(self._tokenizer.decode(ids, skip_special_tokens=True)).strip()
 
     def _continuation(self, example: Example) -> EncodedRow:
         prompt = self._begun(example.prompt)

@@ -1,6 +1,6 @@
 """What a row says: a conversation, a prompt with its completion, or text. Decides the format and judges each row.
 
-Must not know any model: how an Example becomes tokens is encoding.py's.
+Must not know any model: how an Example becomes tokens is encoding.py's, and what a turn may say is messages.py's.
 """
 
 from collections.abc import Callable
@@ -9,17 +9,14 @@ from difflib import get_close_matches
 from typing import Any, Literal, cast, get_args
 
 from finetune_api.spec import DatasetSpec
+from finetune_trainer.data.messages import Message, checked_turns, silent_turns
 from finetune_trainer.data.prompt_template import PromptTemplate, parse_template
-from finetune_trainer.data.readers import kind_of
-from finetune_trainer.data.records import UnusableRowError, column_names
+from finetune_trainer.data.records import UnusableRowError, column_names, kind_of
+from finetune_trainer.data.tools import Tool, called_before_offered, parsed_tools
 from finetune_trainer.errors import InvalidDataError, InvalidSpecError
 
 Format = Literal["messages", "prompt-completion", "text"]
 LossOn = Literal["assistant", "completion", "all"]
-Message = dict[str, str]
-
-ROLES = ("system", "user", "assistant")
-CANONICAL = ("messages", "prompt", "completion", "text")
 NEEDED: dict[Format, tuple[str, ...]] = {
     "messages": ("messages",),
     "prompt-completion": ("prompt", "completion"),
@@ -33,7 +30,6 @@ LOSS_ON: dict[Format, tuple[LossOn, ...]] = {
 """Choices of dataset.lossOn by format, the default first."""
 INSTRUCTION = ("instruction", "input", "output")
 LIKELY_PAIRS = (("question", "answer"), ("input", "output"), ("query", "response"), ("document", "summary"))
-_TOOL_KEYS = ("tool_calls", "tool_call_id", "tools", "function_call")
 
 
 @dataclass(frozen=True)
@@ -41,8 +37,12 @@ class Example:
     """One row as it is meant: exactly one of messages, prompt with completion, and text."""
 
     messages: tuple[Message, ...] = ()
+    tools: tuple[Tool, ...] = ()
+    """messages: functions that the assistant may call, as JSON schemas."""
     first_answer: int = 0
     """messages: index of the first turn that may carry loss."""
+    silent: frozenset[int] = frozenset()
+    """messages: indices of further turns that carry no loss: those of weight 0."""
     prompt: str = ""
     completion: str = ""
     text: str = ""
@@ -63,6 +63,8 @@ class RowShape:
     template: PromptTemplate | None = None
     instructions: bool = False
     """Whether the columns are instruction, input and output."""
+    tools: bool = False
+    """Whether tools and tool calls are rendered."""
 
     def example(self, columns: dict[str, Any]) -> Example:
         """The Example in `columns`. Raises UnusableRowError with the reason."""
@@ -72,6 +74,7 @@ class RowShape:
     def unused(self, columns: dict[str, Any]) -> list[str]:
         """Columns that nothing reads."""
         used = {*NEEDED[self.format], *(INSTRUCTION if self.instructions else ()), *self.renames.values()}
+        used |= {"tools"} if self.format == "messages" else set()
         used |= {*(self.template.columns if self.template else ())}
         return [name for name in columns if name not in used]
 
@@ -86,7 +89,9 @@ def shape_of(dataset: DatasetSpec, columns: dict[str, Any], source: str) -> RowS
     named = _renamed(columns, dataset.columns)
     _check_template(template, named, source)
     chosen, instructions = _format(dataset, template, named, source)
-    return RowShape(chosen, _loss_on(dataset, chosen), dataset.columns, template, instructions)
+    if dataset.tools and chosen != "messages":
+        raise InvalidSpecError(f"dataset.tools: true needs rows with messages; {source} has the format {chosen}")
+    return RowShape(chosen, _loss_on(dataset, chosen), dataset.columns, template, instructions, dataset.tools)
 
 
 def _renamed(columns: dict[str, Any], renames: dict[str, str]) -> dict[str, Any]:
@@ -174,8 +179,29 @@ def _loss_on(dataset: DatasetSpec, chosen: Format) -> LossOn:
     return dataset.loss_on
 
 
-def _conversation(_: RowShape, columns: dict[str, Any]) -> Example:
-    return Example(messages=_checked(columns, "messages"))
+def _conversation(shape: RowShape, columns: dict[str, Any]) -> Example:
+    messages = _checked(_value(columns, "messages"), "messages", tools=shape.tools)
+    return _talk(shape, columns, messages, first_answer=0)
+
+
+def _talk(shape: RowShape, columns: dict[str, Any], messages: tuple[Message, ...], first_answer: int) -> Example:
+    silent = silent_turns(messages)
+    answers = {turn for turn in range(first_answer, len(messages)) if messages[turn]["role"] == "assistant"}
+    if answers <= silent:
+        raise UnusableRowError("every assistant turn has weight 0, so there is nothing to learn")
+    spoken = tuple({key: value for key, value in message.items() if key != "weight"} for message in messages)
+    return Example(spoken, _tools(shape, columns, spoken), first_answer, silent)
+
+
+def _tools(shape: RowShape, columns: dict[str, Any], messages: tuple[Message, ...]) -> tuple[Tool, ...]:
+    if not shape.tools:
+        if columns.get("tools"):
+            raise UnusableRowError("it has tools, which are rendered with dataset.tools: true only")
+        return ()
+    tools = parsed_tools(columns.get("tools"))
+    if name := called_before_offered(messages, tools):
+        raise UnusableRowError(f"{name} is called and is not among its tools")
+    return tools
 
 
 def _prompted(shape: RowShape, columns: dict[str, Any]) -> Example:
@@ -184,7 +210,7 @@ def _prompted(shape: RowShape, columns: dict[str, Any]) -> Example:
     prompt = shape.template.render(columns) if shape.template else _value(columns, "prompt")
     completion = _value(columns, "completion")
     if isinstance(prompt, list) and isinstance(completion, list):
-        return _split_conversation(columns)
+        return _split_conversation(shape, columns)
     return Example(prompt=_text(prompt, "prompt"), completion=_text(completion, "completion"))
 
 
@@ -195,11 +221,11 @@ def _instructed(columns: dict[str, Any]) -> Example:
     return Example(prompt=prompt, completion=_text(_value(columns, "output"), "output"))
 
 
-def _split_conversation(columns: dict[str, Any]) -> Example:
-    prompt = _turns(columns["prompt"], "prompt")
-    whole = [*columns["prompt"], *columns["completion"]]
-    _turns(columns["completion"], "completion")
-    return Example(messages=_checked({"messages": whole}, "messages"), first_answer=len(prompt))
+def _split_conversation(shape: RowShape, columns: dict[str, Any]) -> Example:
+    prompt = checked_turns(columns["prompt"], "prompt", tools=shape.tools)
+    checked_turns(columns["completion"], "completion", tools=shape.tools)
+    messages = _checked([*columns["prompt"], *columns["completion"]], "messages", tools=shape.tools)
+    return _talk(shape, columns, messages, first_answer=len(prompt))
 
 
 def _plain_text(shape: RowShape, columns: dict[str, Any]) -> Example:
@@ -228,34 +254,12 @@ def _text(value: Any, name: str) -> str:  # noqa: ANN401 - any JSON value
     return value
 
 
-def _checked(columns: dict[str, Any], name: str) -> tuple[Message, ...]:
+def _checked(value: Any, name: str, *, tools: bool) -> tuple[Message, ...]:  # noqa: ANN401 - any JSON value
     """A conversation that can be trained on: it has an answer, and ends with one."""
-    messages = _turns(_value(columns, name), name)
+    messages = checked_turns(value, name, tools=tools)
     roles = [message["role"] for message in messages]
     if "assistant" not in roles:
         raise UnusableRowError(f"{name} has no assistant turn, so there is nothing to learn")
     if roles[-1] != "assistant":
         raise UnusableRowError(f"{name} ends with a {roles[-1]} turn; the last one must be the assistant's")
     return messages
-
-
-def _turns(value: Any, name: str) -> tuple[Message, ...]:  # noqa: ANN401 - any JSON value
-    if not isinstance(value, list):
-        raise UnusableRowError(f"{name} is {kind_of(value)}, not a list of turns")
-    if not value:
-        raise UnusableRowError(f"{name} is empty")
-    return tuple(_turn(turn, f"{name}[{i}]") for i, turn in enumerate(value))
-
-
-def _turn(turn: Any, name: str) -> Message:  # noqa: ANN401 - any JSON value
-    if not isinstance(turn, dict):
-        raise UnusableRowError(f"{name} is {kind_of(turn)}, not an object with role and content")
-    tool = next((key for key in _TOOL_KEYS if turn.get(key)), None)
-    if tool or turn.get("role") in ("tool", "function"):
-        raise UnusableRowError(f"{name} has {tool or 'a tool turn'}: tool calls are not supported yet")
-    role = turn.get("role")
-    if role not in ROLES:
-        raise UnusableRowError(f"{name}.role is {role!r}, use system, user or assistant")
-    if turn.get("content") is None:
-        raise UnusableRowError(f"{name}.content is missing")
-    return {"role": str(role), "content": _text(turn["content"], f"{name}.content")}

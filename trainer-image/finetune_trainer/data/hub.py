@@ -4,10 +4,15 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from finetune_trainer.data.records import Place, Record
+from finetune_trainer.data.records import Place, Record, without_nulls
 from finetune_trainer.data.slices import Slice
 from finetune_trainer.errors import InvalidDataError, SourceNotFoundError
 from finetune_trainer.hub_access import hub_errors, hub_name, pinned_revision
+
+
+def hub_commit(uri: str, pins: Path) -> str:
+    """The commit of the dataset `uri` that this job reads, remembered in folder `pins`."""
+    return pinned_revision(uri, "dataset", None, pins)
 
 
 def read_hub_rows(uri: str, part: Slice, pins: Path) -> Iterator[Record]:
@@ -16,10 +21,10 @@ def read_hub_rows(uri: str, part: Slice, pins: Path) -> Iterator[Record]:
     Raises SourceNotFoundError, SourceUnavailableError or InvalidDataError.
     """
     name = hub_name(uri)
-    revision = pinned_revision(uri, "dataset", None, pins)
+    revision = hub_commit(uri, pins)
     rows = _load(uri, name, part, revision)
     for number, columns in enumerate(rows, start=1):
-        yield Record(Place(uri, number, "row"), dict(columns))
+        yield Record(Place(uri, number, "row"), {name: without_nulls(value) for name, value in columns.items()})
 
 
 def _load(uri: str, name: str, part: Slice, revision: str) -> Any:  # noqa: ANN401 - a datasets.Dataset

@@ -5,8 +5,9 @@ places and reasons. Keeps a few bytes per row in memory, never the rows.
 """
 
 import hashlib
+import heapq
 from array import array
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,15 +15,20 @@ from typing import Any
 from finetune_api.spec import DatasetSpec, DataSource
 from finetune_trainer.data.encoding import EncodedRow, RowEncoder
 from finetune_trainer.data.examples import RowShape, shape_of
-from finetune_trainer.data.files import data_files, read_files
+from finetune_trainer.data.files import content_digest, data_files, names_of_split, read_files, stored_as
 from finetune_trainer.data.holdout import STRATIFIED_UP_TO
-from finetune_trainer.data.hub import read_hub_rows
+from finetune_trainer.data.hub import hub_commit, read_hub_rows
 from finetune_trainer.data.records import BadRows, Place, Record, UnusableRowError, column_names
 from finetune_trainer.data.slices import DEFAULT_SPLIT, parse_slice
 from finetune_trainer.data.storage import RowFile
 from finetune_trainer.errors import InvalidDataError
+from finetune_trainer.object_store import bring_objects, is_object_uri
 from finetune_trainer.paths import claim_root, claimed_path
 from finetune_trainer.run import Run
+
+LONGEST_ROWS = 5
+COPIES = "objects"
+"""Folder of the workspace with copies of the data files of buckets."""
 
 
 @dataclass
@@ -38,8 +44,10 @@ class Intake:
     lengths: list[int] = field(default_factory=list)
     supervised: list[int] = field(default_factory=list)
     labels: list[str | None] = field(default_factory=list)
-    longest: int = 0
-    """Tokens of the longest usable row before any cut."""
+    file_format: str = ""
+    """How the rows are stored, as in `JSON Lines, gzip`."""
+    longest: list[tuple[int, int, Place]] = field(default_factory=list)
+    """The LONGEST_ROWS longest usable rows as a heap: tokens before any cut, minus the row's number, place."""
     unused: dict[str, None] = field(default_factory=dict)
     seen: dict[bytes, Place] = field(default_factory=dict)
     duplicates: BadRows = field(default_factory=BadRows)
@@ -52,28 +60,46 @@ class Intake:
         """Rows kept."""
         return len(self.lengths)
 
+    def longest_rows(self) -> list[tuple[Place, int]]:
+        """Places and tokens of the longest rows, the longest first, the earlier one first among equals."""
+        return [(place, tokens) for tokens, _, place in sorted(self.longest, key=lambda row: row[:2], reverse=True)]
 
-def read_source(run: Run, source: DataSource, field_name: str) -> Iterator[Record]:
+
+@dataclass(frozen=True)
+class Source:
+    """The rows that the spec names, and how they are stored."""
+
+    records: Iterable[Record]
+    file_format: str
+    fingerprint: Callable[[], str]
+    """Names the content: the same rows in the same order give the same one."""
+
+
+def read_source(run: Run, source: DataSource, field_name: str) -> Source:
     """The rows that `source` (dataset.train or dataset.eval) names. Raises a StageError that names the source."""
     part = parse_slice(source.split, f"{field_name}.split")
     if source.source.startswith("hf://"):
-        return read_hub_rows(source.source, part, run.workspace.root / "pins")
-    path = claimed_path(run, source.source)
-    split = part.split if source.split else DEFAULT_SPLIT
-    return read_files(data_files(path, claim_root(run, source.source), source.source, split), part)
+        pins = run.workspace.root / "pins"
+        return Source(read_hub_rows(source.source, part, pins), "hub dataset", lambda: hub_commit(source.source, pins))
+    uri, split = source.source, part.split if source.split else DEFAULT_SPLIT
+    if is_object_uri(uri):
+        root = run.workspace.root / COPIES / hashlib.sha256(uri.encode()).hexdigest()[:16]
+        path = bring_objects(uri, root, lambda names: names_of_split(names, split, uri))
+    else:
+        path, root = claimed_path(run, uri), claim_root(run, uri)
+    files = data_files(path, root, uri, split)
+    return Source(read_files(files, part), stored_as(files), lambda: content_digest(files))
 
 
-def take_in(
-    records: Iterable[Record], name: str, dataset: DatasetSpec, encoders: "Encoders", limit: int, target: Path
-) -> Intake:
-    """Judge and encode `records` of source `name` into the file `target`; `limit` is the longest row in tokens.
+def take_in(source: Source, name: str, dataset: DatasetSpec, encoders: "Encoders", limit: int, target: Path) -> Intake:
+    """Judge and encode the rows of `source`, called `name`, into file `target`; `limit` is the longest row in tokens.
 
     Raises InvalidDataError with the first bad rows when more are bad than dataset.maxBadRows, when rows are over
     `limit` and dataset.overLength is fail, or when no row is left.
     """
-    intake = Intake(name, target)
+    intake = Intake(name, target, file_format=source.file_format)
     with RowFile(target) as file:
-        for record in records:
+        for record in source.records:
             intake.total += 1
             _take(intake, record, dataset, encoders, limit, file)
     _judge(intake, dataset, limit)
@@ -130,7 +156,7 @@ def _encoded(intake: Intake, shape: RowShape, record: Record, encoders: Encoders
 def _within(intake: Intake, row: EncodedRow, place: Place, over_length: str, limit: int) -> EncodedRow | None:
     """The row, cut where the spec says so; None when it is left out."""
     length = len(row.input_ids)
-    intake.longest = max(intake.longest, length)
+    _rank(intake, length, place)
     if length <= limit:
         return row
     intake.over_length.add(place, f"{length} tokens")
@@ -140,6 +166,15 @@ def _within(intake: Intake, row: EncodedRow, place: Place, over_length: str, lim
     if cut.supervised == 0:
         raise UnusableRowError(f"no token of the answer is left after the cut at {limit} tokens")
     return cut
+
+
+def _rank(intake: Intake, length: int, place: Place) -> None:
+    """Remember the row if it is among the longest. Rows are counted, so that places are never compared."""
+    entry = (length, -intake.total, place)
+    if len(intake.longest) < LONGEST_ROWS:
+        heapq.heappush(intake.longest, entry)
+    else:
+        heapq.heappushpop(intake.longest, entry)
 
 
 def _label(intake: Intake, answer: str) -> None:

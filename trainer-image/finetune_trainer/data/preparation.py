@@ -8,10 +8,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from finetune_api.status import DatasetReport
+import numpy
+
+from finetune_api.status import DatasetReport, LongRow, RowTokens
 from finetune_trainer.data.examples import LossOn
 from finetune_trainer.data.holdout import held_out
-from finetune_trainer.data.intake import Encoders, Intake, labels_of, read_source, take_in, warnings_of
+from finetune_trainer.data.intake import Encoders, Intake, Source, labels_of, read_source, take_in, warnings_of
+from finetune_trainer.data.records import Place
+from finetune_trainer.data.row_cache import is_shared, row_cache
 from finetune_trainer.data.storage import EVAL_COLUMNS, TRAIN_COLUMNS, digest_of, open_rows, save_rows
 from finetune_trainer.errors import InvalidDataError, InvalidSpecError
 from finetune_trainer.run import Run
@@ -33,18 +37,56 @@ class PreparedData:
     """Largest part of a row's tokens that carries loss, from 0 to 1."""
 
 
-def prepare_data(run: Run, tokenizer: Any, context_length: int, scratch: Path) -> PreparedData:  # noqa: ANN401
+def prepare_data(
+    run: Run,
+    tokenizer: Any,  # noqa: ANN401 - any tokenizer
+    context_length: int,
+    scratch: Path,
+    model_digest: str,
+) -> PreparedData:
     """Read, judge, encode and split the rows; write run.workspace.train_rows and eval_rows. Raises a StageError.
 
-    `context_length` is the model's, in tokens; `scratch` is a folder that the caller removes.
+    `context_length` is the model's, in tokens; `scratch` is a folder that the caller removes. Rows that another job on
+    the same claim has encoded for the model of `model_digest` are taken as they are.
     """
     limit = _limit(run, context_length)
-    encoders = Encoders(tokenizer, run.spec.task)
-    train = _intake(run, "train", encoders, limit, scratch)
+    sources = _sources(run)
+    cache = None
+    if is_shared(run):
+        cache = row_cache(run, model_digest, limit, {name: source.fingerprint() for name, source in sources.items()})
+        if (kept := cache.restore()) is not None:
+            return _from_facts(kept)
+    prepared = _encoded(run, sources, Encoders(tokenizer, run.spec.task), limit, scratch)
+    if cache is not None:
+        cache.keep(_facts(prepared), run.request.job.uid)
+    return prepared
+
+
+def _sources(run: Run) -> dict[str, Source]:
+    """Sources of train and, where the spec has them, eval rows."""
+    dataset = run.spec.dataset
+    named = {"train": dataset.train, **({"eval": dataset.eval} if dataset.eval else {})}
+    return {name: read_source(run, source, f"dataset.{name}") for name, source in named.items()}
+
+
+def _facts(prepared: PreparedData) -> dict[str, Any]:
+    return {
+        **vars(prepared),
+        "report": prepared.report.model_dump(mode="json", by_alias=True),
+        "train_lengths": [*prepared.train_lengths],
+    }
+
+
+def _from_facts(facts: dict[str, Any]) -> PreparedData:
+    return PreparedData(**{**facts, "report": DatasetReport.model_validate(facts["report"])})
+
+
+def _encoded(run: Run, sources: dict[str, Source], encoders: Encoders, limit: int, scratch: Path) -> PreparedData:
+    train = _intake(run, "train", sources["train"], encoders, limit, scratch)
     rows = open_rows(train.rows)
     dataset = run.spec.dataset
     if dataset.eval is not None:
-        held = _intake(run, "eval", encoders, limit, scratch)
+        held = _intake(run, "eval", sources["eval"], encoders, limit, scratch)
         _require_same_format(train, held)
         kept: Sequence[int] = range(train.usable)
         eval_rows, eval_indices = open_rows(held.rows), [*range(held.usable)]
@@ -61,6 +103,18 @@ def prepare_data(run: Run, tokenizer: Any, context_length: int, scratch: Path) -
     return _prepared(train, kept, len(eval_indices), digest_of(rows, kept), warnings)
 
 
+def _row_tokens(lengths: Sequence[int]) -> RowTokens:
+    """Quantiles of `lengths`, each the length of some row."""
+    quantiles: list[int] = numpy.quantile(lengths, [0, 0.5, 0.9, 0.99, 1], method="higher").tolist()
+    smallest, median, p90, p99, largest = map(int, quantiles)
+    return RowTokens(min=smallest, median=median, p90=p90, p99=p99, max=largest)
+
+
+def _long_row(intake: Intake, place: Place, tokens: int) -> LongRow:
+    name = str(place) if place.source == intake.source else f"{place.source} {place}"
+    return LongRow(row=name[:253], tokens=tokens)
+
+
 def _limit(run: Run, context_length: int) -> int:
     asked = run.spec.dataset.max_length
     if asked == "auto":
@@ -73,11 +127,10 @@ def _limit(run: Run, context_length: int) -> int:
     return asked
 
 
-def _intake(run: Run, name: str, encoders: Encoders, limit: int, scratch: Path) -> Intake:
+def _intake(run: Run, name: str, rows: Source, encoders: Encoders, limit: int, scratch: Path) -> Intake:
     source = run.spec.dataset.train if name == "train" else run.spec.dataset.eval
     assert source is not None  # noqa: S101 - the caller asks for eval only where there is one
-    records = read_source(run, source, f"dataset.{name}")
-    return take_in(records, _short(source.source), run.spec.dataset, encoders, limit, scratch / f"{name}.arrow")
+    return take_in(rows, _short(source.source), run.spec.dataset, encoders, limit, scratch / f"{name}.arrow")
 
 
 def _short(uri: str) -> str:
@@ -104,13 +157,16 @@ def _prepared(train: Intake, kept: Sequence[int], eval_rows: int, digest: str, w
     assert train.shape is not None  # noqa: S101 - take_in refuses a source without a usable row
     report = DatasetReport(
         format=train.shape.format,
+        file_format=train.file_format,
         train_rows=len(kept),
         eval_rows=eval_rows,
         bad_rows=train.bad.count,
         over_length_rows=train.over_length.count,
         train_tokens=sum(train.lengths[row] for row in kept),
         supervised_tokens=sum(train.supervised[row] for row in kept),
-        longest_row=train.longest,
+        longest_row=train.longest_rows()[0][1],
+        row_tokens=_row_tokens([train.lengths[row] for row in kept]),
+        longest_rows=[_long_row(train, place, tokens) for place, tokens in train.longest_rows()],
         digest=digest,
         warnings=[warning[:1024] for warning in warnings[:WARNING_LIMIT]],
     )

@@ -4,8 +4,7 @@ from dataclasses import dataclass
 from string import Formatter
 from typing import Any
 
-from finetune_trainer.data.readers import kind_of
-from finetune_trainer.data.records import UnusableRowError
+from finetune_trainer.data.records import UnusableRowError, kind_of
 from finetune_trainer.errors import InvalidSpecError
 
 

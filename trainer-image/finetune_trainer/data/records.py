@@ -73,3 +73,16 @@ def column_names(columns: Iterable[str]) -> str:
     """Names for a message, in order, at most twelve."""
     names = [*columns]
     return ", ".join(names[:12]) + (f" and {len(names) - 12} more" if len(names) > 12 else "")
+
+
+def kind_of(value: Any) -> str:  # noqa: ANN401 - any JSON value
+    """The JSON type of `value`, for a message."""
+    kinds = {dict: "an object", list: "a list", str: "text", bool: "true or false", int: "a number", float: "a number"}
+    return "null" if value is None else kinds.get(type(value), type(value).__name__)
+
+
+def without_nulls(value: Any) -> Any:  # noqa: ANN401 - any JSON value
+    """`value` without keys whose value is null, however deep: a table gives every object the keys of all others."""
+    if isinstance(value, dict):
+        return {key: without_nulls(inner) for key, inner in value.items() if inner is not None}
+    return [without_nulls(inner) for inner in value] if isinstance(value, list) else value

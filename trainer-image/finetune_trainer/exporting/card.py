@@ -7,9 +7,8 @@ from typing import Any
 def model_card(report: dict[str, Any], base: str) -> str:
     """The model card as Markdown, from the content of report.json and the name of the base model."""
     parts = [_front_matter(base), _introduction(report, base), _evaluation(report), _artifacts(report)]
-    parts += [
-        USAGE[artifact["format"]](artifact, base) for artifact in report["artifacts"] if artifact["format"] in USAGE
-    ]
+    method = report["plan"]["method"]["type"]
+    parts += [_usage(artifact, base, method) for artifact in report["artifacts"] if artifact["format"] in USAGE]
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
@@ -63,6 +62,12 @@ def _artifacts(report: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def _usage(artifact: dict[str, Any], base: str, method: str) -> str:
+    text = USAGE[artifact["format"]](artifact, base)
+    served = artifact["format"] == "peft" and method in SERVED_BY_VLLM
+    return f"{text}\n\n{_serve_peft(artifact, base)}" if served else text
+
+
 def _use_peft(artifact: dict[str, Any], base: str) -> str:
     name = artifact["name"]
     return f"""## Using `{name}` (adapter)
@@ -73,9 +78,12 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained("{base}"), "{name}")
 tokenizer = AutoTokenizer.from_pretrained("{name}")
-```
+```"""
 
-```sh
+
+def _serve_peft(artifact: dict[str, Any], base: str) -> str:
+    name = artifact["name"]
+    return f"""```sh
 vllm serve {base} --enable-lora --lora-modules {name}=./{name}
 ```"""
 
@@ -121,6 +129,9 @@ while not generator.is_done():
     print(stream.decode(generator.get_next_tokens()[0]), end="", flush=True)
 ```"""
 
+
+SERVED_BY_VLLM = ("lora", "qlora")
+"""Methods whose adapters vLLM takes; of the others it serves the merged model."""
 
 USAGE: dict[str, Callable[[dict[str, Any], str], str]] = {
     "peft": _use_peft,

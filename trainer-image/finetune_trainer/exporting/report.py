@@ -24,6 +24,7 @@ LIBRARIES = (
     "transformers",
     "peft",
     "trl",
+    "bitsandbytes",
     "datasets",
     "tokenizers",
     "safetensors",

@@ -1,28 +1,35 @@
-"""Which weights are trained: a LoRA adapter on a frozen base, or all of them. Must not read or write files."""
+"""Which weights are trained: an adapter on a frozen base, or all of them. Must not read or write files."""
 
 import numpy as np
 import torch
-from peft import LoraConfig, PeftModel, get_peft_model
+from peft import IA3Config, LoraConfig, PeftConfig, PeftModel, get_peft_model
 from transformers import PreTrainedModel, set_seed
 
 from finetune_api.spec import MethodSpec
 from finetune_api.status import PlannedMethod
 from finetune_trainer.errors import InvalidSpecError
+from finetune_trainer.models.adaptation import is_feedforward
 
 ALL_LINEAR = "all-linear"
+START_VALUES = {"pissa": "pissa_niter_16", "olora": "olora"}
+"""method.initialization -> PEFT's name; sixteen rounds of the randomised SVD take seconds where an exact one takes
+minutes, and find the same subspace. LoftQ has its own module, since PEFT's needs CUDA."""
 _LEVELS = 1 << 16
 
 
-def make_trainable(model: PreTrainedModel, planned: PlannedMethod, method: MethodSpec, seed: int) -> PreTrainedModel:
+def make_trainable(
+    model: PreTrainedModel, planned: PlannedMethod, method: MethodSpec, seed: int, *, started: bool = False
+) -> PreTrainedModel:
     """`model` with what the plan trains in float32 and the rest frozen; the start values follow from `seed`.
 
+    With `started` they are left to the caller, who has those of an earlier attempt (initialization.py).
     Raises InvalidSpecError when the modules that the plan names are not in the model.
     """
     if planned.type == "full":
         return model.requires_grad_(requires_grad=True)
     set_seed(seed)
     try:
-        tuned = get_peft_model(model, lora_config(planned, method))
+        tuned = get_peft_model(model, adapter_config(planned, method, started=started))
     except ValueError as error:
         raise InvalidSpecError(
             f"method.targetModules or method.modulesToSave does not fit the model: {error}"
@@ -34,16 +41,29 @@ def make_trainable(model: PreTrainedModel, planned: PlannedMethod, method: Metho
     return tuned
 
 
-def lora_config(planned: PlannedMethod, method: MethodSpec) -> LoraConfig:
+def adapter_config(planned: PlannedMethod, method: MethodSpec, *, started: bool = False) -> PeftConfig:
     """PEFT's configuration of the planned adapter. A regular expression stands in the spec, names in the plan."""
-    pattern = method.target_modules if isinstance(method.target_modules, str) else "auto"
+    expression = isinstance(method.target_modules, str) and method.target_modules != "auto"
     names = planned.target_modules or ALL_LINEAR
+    targets = method.target_modules if expression else names
+    modules_to_save = method.modules_to_save or None
+    if planned.type == "adapter":
+        feedforward = [name for name in planned.target_modules if is_feedforward(name)]
+        return IA3Config(
+            target_modules=targets,
+            feedforward_modules=feedforward,
+            modules_to_save=modules_to_save,
+            task_type="CAUSAL_LM",
+        )
     return LoraConfig(
         r=planned.rank or method.rank,
         lora_alpha=planned.alpha if planned.alpha is not None else method.alpha,
         lora_dropout=method.dropout,
-        target_modules=names if pattern == "auto" else pattern,
-        modules_to_save=method.modules_to_save or None,
+        use_rslora=method.rank_stabilized,
+        use_dora=planned.type == "dora",
+        init_lora_weights=True if started else START_VALUES.get(method.initialization, True),
+        target_modules=targets,
+        modules_to_save=modules_to_save,
         task_type="CAUSAL_LM",
     )
 

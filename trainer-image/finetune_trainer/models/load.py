@@ -8,7 +8,13 @@ from typing import Any
 
 import torch
 from peft import PeftModel
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    BitsAndBytesConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 from transformers.utils.logging import disable_progress_bar
 
 from finetune_trainer.errors import InvalidModelError, SourceNotFoundError
@@ -25,10 +31,18 @@ def device() -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
-def load_model(path: Path, precision: str, attention: str) -> PreTrainedModel:
+def _place() -> int | torch.device:
+    """The same for accelerate, which wants an accelerator by its number."""
+    return torch.cuda.current_device() if torch.cuda.is_available() else torch.device("cpu")
+
+
+def load_model(
+    path: Path, precision: str, attention: str, quantization: BitsAndBytesConfig | None = None
+) -> PreTrainedModel:
     """The causal language model in folder `path`, in evaluation mode, with every weight from its safetensors files.
 
-    `precision` is fp32, bf16 or fp16; `attention` is eager, sdpa, flash or auto (sdpa).
+    `precision` is fp32, bf16 or fp16; `attention` is eager, sdpa, flash or auto (sdpa). With `quantization` the linear
+    layers are quantized while they are read.
     Raises SourceNotFoundError when the folder is absent, InvalidModelError when it cannot be loaded or lacks weights.
     """
     _require_folder(path)
@@ -40,12 +54,14 @@ def load_model(path: Path, precision: str, attention: str) -> PreTrainedModel:
             attn_implementation=ATTENTION.get(attention, attention),
             use_safetensors=True,
             output_loading_info=True,
+            quantization_config=quantization,
+            device_map={"": _place()} if quantization else None,
             **LOCAL_ONLY,
         )
     except (OSError, ValueError, ImportError, RuntimeError) as error:
         raise InvalidModelError(f"{path} cannot be loaded as a causal language model: {error}") from error
     _require_whole(path, report)
-    return model.to(device()).eval()
+    return model.eval() if quantization else model.to(device()).eval()
 
 
 def load_tokenizer(path: Path, chat_template: str = "") -> PreTrainedTokenizerBase:

@@ -28,6 +28,7 @@ ITEM_BYTES = {
 }
 """Bytes of one element of each data type that is accepted."""
 _LENGTH_BYTES = 8
+_PICKLES = (b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
 _METADATA = "__metadata__"
 
 
@@ -52,11 +53,21 @@ def check_safetensors(path: Path, name: str) -> list[TensorHeader]:
         prefix = file.read(_LENGTH_BYTES)
         length = int.from_bytes(prefix, "little")
         if len(prefix) < _LENGTH_BYTES or _LENGTH_BYTES + length > size:
+            _refuse_pickle(prefix, name)
             raise InvalidModelError(f"{name} is not a whole safetensors file: {size} bytes are too few; copy it again")
         if length > HEADER_LIMIT:
             raise InvalidModelError(f"{name}: its header has {length} bytes, more than {HEADER_LIMIT}; it is refused")
         header = _parsed(file.read(length), name)
     return _tensors(header, size - _LENGTH_BYTES - length, name)
+
+
+def _refuse_pickle(prefix: bytes, name: str) -> None:
+    """Raise InvalidModelError for what torch.save writes: a zip archive with a pickle in it, or a pickle."""
+    if prefix.startswith((b"PK\x03\x04", *_PICKLES)):
+        raise InvalidModelError(
+            f"{name} is a pickle under the name of safetensors and is refused: it can run code when read. Save the "
+            "model as safetensors: model.save_pretrained(folder)"
+        )
 
 
 def _parsed(raw: bytes, name: str) -> dict[str, Any]:

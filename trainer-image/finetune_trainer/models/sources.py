@@ -1,11 +1,14 @@
-"""Brings the model that the spec names into the workspace: a link into a claim, a download, or a converted GGUF file.
+"""Brings the model that the spec names into the workspace: a link into a claim, a download from a hub or a bucket, or a
+converted GGUF file.
 
 Decides where the model comes from and pins it. Everything is checked before a library loads it (folder_check.py).
 """
 
 import json
 import shutil
+from collections.abc import Sequence
 from dataclasses import dataclass
+from fnmatch import fnmatch
 from pathlib import Path
 
 from finetune_trainer.errors import InvalidModelError, SourceNotFoundError
@@ -14,12 +17,13 @@ from finetune_trainer.models.digest import model_digest
 from finetune_trainer.models.folder_check import PICKLED, check_model_folder
 from finetune_trainer.models.gguf_conversion import convert_gguf
 from finetune_trainer.models.safetensors_check import TensorHeader
+from finetune_trainer.object_store import bring_objects, is_object_uri
 from finetune_trainer.paths import claim_root, claimed_path, is_inside
 from finetune_trainer.result import write_atomically
 from finetune_trainer.run import Run
 
 HUB_PATTERNS = ["*.safetensors", "*.json", "*.jinja", "tokenizer.model", "spiece.model", "vocab.txt", "merges.txt"]
-"""Files that are taken from a hub: weights as safetensors, configuration, tokenizer, templates."""
+"""Files that are taken from a hub or a bucket: weights as safetensors, configuration, tokenizer, templates."""
 
 
 @dataclass(frozen=True)
@@ -40,6 +44,8 @@ def bring_model(run: Run) -> SourcedModel:
     uri = run.spec.model.source
     if uri.startswith("hf://"):
         return _from_hub(run, uri)
+    if is_object_uri(uri):
+        return _from_bucket(run, uri)
     path = claimed_path(run, uri)
     weights = _gguf_file(path, claim_root(run, uri), uri)
     if weights is not None:
@@ -112,8 +118,25 @@ def _from_hub(run: Run, uri: str) -> SourcedModel:
     return SourcedModel(tensors, revision, model_digest(folder))
 
 
+def _from_bucket(run: Run, uri: str) -> SourcedModel:
+    folder = run.workspace.root / "download"
+
+    def chosen(names: list[str]) -> Sequence[str]:
+        _check_names(names, uri)
+        return [name for name in names if any(fnmatch(name, pattern) for pattern in HUB_PATTERNS) and "/" not in name]
+
+    path = bring_objects(uri, folder, chosen)
+    if path.is_file():
+        if path.suffix == ".gguf":
+            return _converted(run, path, uri)
+        raise InvalidModelError(f"{uri} is a single file; name the folder with config.json and safetensors, or a .gguf")
+    tensors = check_model_folder(folder, folder, uri)
+    _link(run.workspace.model, folder)
+    return SourcedModel(tensors, "", model_digest(folder))
+
+
 def _check_names(names: list[str], uri: str) -> None:
-    """Refuse a repository by its file names, before anything large is downloaded."""
+    """Refuse a repository or a bucket's folder by its file names, before anything large is downloaded."""
     top = [name for name in names if "/" not in name]
     if any(name.endswith(".safetensors") for name in top):
         return
@@ -124,7 +147,11 @@ def _check_names(names: list[str], uri: str) -> None:
             "safetensors"
         )
     if any(name.endswith(".gguf") for name in top):
-        raise InvalidModelError(
-            f"{uri} holds GGUF files only; copy one into a claim and name it as pvc://claim/file.gguf"
-        )
-    raise SourceNotFoundError(f"{uri} holds no model (*.safetensors); it holds {', '.join(top[:8])}")
+        raise InvalidModelError(f"{uri} holds GGUF files only; {_gguf_way_out(uri)}")
+    raise SourceNotFoundError(f"{uri} holds no model (*.safetensors); it holds {', '.join(top[:8]) or 'folders only'}")
+
+
+def _gguf_way_out(uri: str) -> str:
+    if is_object_uri(uri):
+        return "name one of them in model.source"
+    return "copy one into a claim and name it as pvc://claim/file.gguf"

@@ -6,26 +6,47 @@ Must not look at the machine, at files or at the clock: the same facts give the 
 from collections.abc import Sequence
 from dataclasses import replace
 
-from finetune_api.spec import FineTuneJobSpec
+from finetune_api.spec import FineTuneJobSpec, MethodSpec
 from finetune_api.status import MemoryPlan, Plan, PlannedMethod, PlannedModel, PlannedTraining
 from finetune_trainer.errors import InsufficientMemoryError, InvalidSpecError
+from finetune_trainer.models.adaptation import quantization_of, rescaled_layers
 from finetune_trainer.models.inspection import LinearLayer, ModelFacts, adapted_layers
 from finetune_trainer.planning.deliverables import exports_of, metrics_of
 from finetune_trainer.planning.facts import DataFacts, Machine, ModelOrigin
-from finetune_trainer.planning.memory import Adapter, Precision, TrainingShape, described, estimate, human
+from finetune_trainer.planning.memory import (
+    Adapter,
+    AdapterKind,
+    Precision,
+    QuantizedBase,
+    TrainingShape,
+    described,
+    estimate,
+    human,
+    weight_bytes,
+)
 from finetune_trainer.planning.packing import packed_count
 from finetune_trainer.planning.schedule import Schedule, scheduled
 
 SMALL, LARGE = 500_000_000, 3_000_000_000
-LEARNING_RATES = {"lora": (5e-4, 3e-4, 2e-4), "full": (5e-5, 2e-5, 1e-5)}
+_LOW_RANK_RATES = (5e-4, 3e-4, 2e-4)
+LEARNING_RATES = {
+    "full": (5e-5, 2e-5, 1e-5),
+    "lora": _LOW_RANK_RATES,
+    "qlora": _LOW_RANK_RATES,
+    "dora": _LOW_RANK_RATES,
+    "adapter": (1e-2, 5e-3, 3e-3),
+}
 """Peak learning rate below SMALL, below LARGE, and above. A low-rank update starts at zero and wants about ten times
-the rate of full tuning; smaller models bear larger rates."""
+the rate of full tuning, a single factor per channel ten times as much again; smaller models bear larger rates."""
+KINDS: dict[str, AdapterKind] = {"lora": "lora", "qlora": "lora", "dora": "dora", "adapter": "ia3"}
 LARGEST_BATCH = 16
 STEPS_PER_EPOCH = 20
 """Steps per epoch that a small dataset should still get."""
 MICRO_TOKENS = {False: 2048, True: 16384}
 """Tokens of a micro batch on CPU, and on an accelerator: beyond, a larger one is no faster."""
 LARGEST_MICRO_BATCH = {False: 8, True: 32}
+EVALUATION_BYTES = 512 * 2**20
+"""Logits and activations of an evaluation, which is done in small pieces."""
 CHECKPOINTING_FROM = 3_000_000_000
 """Parameters from which activations are recomputed on an accelerator, whose memory is not known here."""
 
@@ -37,12 +58,13 @@ def resolve(spec: FineTuneJobSpec, origin: ModelOrigin, facts: ModelFacts, data:
     packing = spec.dataset.packing is True
     batch = _batch_size(spec, len(data.lengths))
     shape, memory = _fitting(spec, facts, adapter, data, machine, length, batch)
+    _require_room_to_evaluate(facts, adapter, data, shape, memory)
     batch = _whole(spec, batch, shape.micro_batch)
     sequences = packed_count(data.lengths, length) if packing else len(data.lengths)
     schedule = scheduled(spec.training, sequences, batch, data.report.eval_rows)
     return Plan(
         model=_model(origin, facts, adapter),
-        method=_method(spec, facts, adapter),
+        method=_method(spec, adapter),
         training=_training(spec, facts, data, shape, schedule, batch=batch, length=length, packing=packing),
         strategy="none",
         metrics=metrics_of(spec, data),
@@ -56,10 +78,45 @@ def adapter_of(spec: FineTuneJobSpec, facts: ModelFacts) -> Adapter | None:
     method = spec.method
     if method.type == "full":
         return None
-    layers = adapted_layers(facts, method.target_modules)
+    rescales = method.type == "adapter"
+    by_default = rescales and method.target_modules == "auto"
+    layers = rescaled_layers(facts) if by_default else adapted_layers(facts, method.target_modules)
     if not layers:
-        raise InvalidSpecError(f"method.type: {method.type} finds no linear layer in {facts.architecture}; use full")
-    return Adapter(method.rank, tuple(layers), method.dropout, _saved_elements(method.modules_to_save, facts))
+        ways = "name method.targetModules" if by_default and facts.linear_layers else "use full"
+        raise InvalidSpecError(f"method.type: {method.type} finds no layer to adapt in {facts.architecture}; {ways}")
+    _require_rank(method, layers)
+    return Adapter(
+        kind=KINDS[method.type],
+        rank=0 if rescales else method.rank,
+        layers=tuple(layers),
+        dropout=0.0 if rescales else method.dropout,
+        saved_elements=_saved_elements(method.modules_to_save, facts),
+        base=_quantized_base(method, facts),
+    )
+
+
+def _require_rank(method: MethodSpec, layers: Sequence[LinearLayer]) -> None:
+    """A decomposition has no more directions than its smaller side."""
+    narrowest = min(layers, key=lambda layer: min(layer.inputs, layer.outputs))
+    width = min(narrowest.inputs, narrowest.outputs)
+    if method.initialization != "default" and method.rank > width:
+        raise InvalidSpecError(
+            f"method.rank: {method.rank} is more than the {width} channels of {narrowest.name}, which "
+            f"method.initialization: {method.initialization} decomposes; set rank to {width} or less"
+        )
+
+
+def _quantized_base(method: MethodSpec, facts: ModelFacts) -> QuantizedBase | None:
+    quantization = quantization_of(method)
+    if quantization is None:
+        return None
+    layers = [layer for layer in facts.linear_layers if not _is_saved(layer.name, method.modules_to_save)]
+    elements = sum(layer.inputs * layer.outputs for layer in layers)
+    return QuantizedBase(elements, quantization.bits, quantization.double_quant)
+
+
+def _is_saved(name: str, modules: Sequence[str]) -> bool:
+    return any(part in modules for part in name.split("."))
 
 
 def _saved_elements(modules: Sequence[str], facts: ModelFacts) -> int:
@@ -175,6 +232,8 @@ def _fitting(
         checkpointing=False,
         on_accelerator=machine.accelerator,
         quadratic_attention=attention(spec, facts, machine) == "eager",
+        optimizer=spec.training.optimizer,
+        whole_logits=spec.training.loss.type != "default",
     )
     tried = [
         replace(shape, micro_batch=micro, checkpointing=checkpointing)
@@ -188,6 +247,22 @@ def _fitting(
     raise InsufficientMemoryError(_too_small(spec, estimate(facts, adapter, tried[-1], limit)))
 
 
+def _require_room_to_evaluate(
+    facts: ModelFacts, adapter: Adapter | None, data: DataFacts, shape: TrainingShape, memory: MemoryPlan
+) -> None:
+    """What was trained on a quantized base is evaluated on the unquantized one, in a pod of the same size."""
+    if adapter is None or adapter.base is None or memory.limit_bytes is None or data.report.eval_rows == 0:
+        return
+    whole = weight_bytes(facts, replace(adapter, base=None), shape.precision)
+    needed = whole + memory.runtime + EVALUATION_BYTES
+    if needed > memory.limit_bytes:
+        raise InsufficientMemoryError(
+            f"training fits, but the adapter is evaluated on the unquantized base, which needs about {human(needed)}, "
+            f"and the pod has {human(memory.limit_bytes)}: raise resources.memory to {-(-needed // 2**30)}Gi, or hold "
+            "out no rows (dataset.evalFraction: 0 and no dataset.eval)"
+        )
+
+
 def _too_small(spec: FineTuneJobSpec, memory: MemoryPlan) -> str:
     needed, limit = memory.estimated_bytes, memory.limit_bytes or 0
     ways = [f"raise resources.memory to {-(-needed // 2**30)}Gi"]
@@ -199,6 +274,8 @@ def _too_small(spec: FineTuneJobSpec, memory: MemoryPlan) -> str:
         ways.append("allow training.gradientCheckpointing")
     if memory.activations > needed // 4:
         ways.append("lower dataset.maxLength")
+    if spec.method.type == "lora":
+        ways.append("use method.type: qlora")
     if spec.training.precision == "fp32" and spec.method.type != "full":
         ways.append("use training.precision: bf16")
     return (
@@ -219,21 +296,21 @@ def _model(origin: ModelOrigin, facts: ModelFacts, adapter: Adapter | None) -> P
     )
 
 
-def _method(spec: FineTuneJobSpec, facts: ModelFacts, adapter: Adapter | None) -> PlannedMethod:
+def _method(spec: FineTuneJobSpec, adapter: Adapter | None) -> PlannedMethod:
     if adapter is None:
         return PlannedMethod(type=spec.method.type)
     targets = spec.method.target_modules
-    names = facts.linear_names if targets == "auto" else targets
+    rescales = spec.method.type == "adapter"
     return PlannedMethod(
         type=spec.method.type,
-        rank=spec.method.rank,
-        alpha=spec.method.alpha,
-        target_modules=names if isinstance(names, list) else _names_of(adapter.layers),
+        rank=None if rescales else spec.method.rank,
+        alpha=None if rescales else spec.method.alpha,
+        target_modules=targets if isinstance(targets, list) else _names_of(adapter.layers),
     )
 
 
 def _names_of(layers: Sequence[LinearLayer]) -> list[str]:
-    """What a regular expression matched, as last parts of names: all full names would not fit into status."""
+    """What auto or a regular expression means, as last parts of names: all full names would not fit into status."""
     return sorted({layer.name.rpartition(".")[2] for layer in layers})
 
 

@@ -22,7 +22,8 @@ class Schedule:
     total_steps: int
     epochs: float
     warmup_steps: int
-    """Fewer than all: the first of them has a learning rate of 0, and a run of one step must learn too."""
+    """Fewer than all: the first of them has a learning rate of 0, and a run of one step must learn too. None with the
+    scheduler constant, which knows no warm-up."""
     log_every: int
     eval_every: int
     """0 without held-out rows."""
@@ -44,7 +45,7 @@ def scheduled(training: TrainingSpec, sequences: int, batch_size: int, eval_rows
     return Schedule(
         total_steps=total,
         epochs=training.epochs or (DEFAULT_EPOCHS if training.max_steps is None else total / per_epoch),
-        warmup_steps=min(round(training.warmup_ratio * total), total - 1),
+        warmup_steps=min(round(training.warmup_ratio * total), total - 1) if training.scheduler != "constant" else 0,
         log_every=gcd(log_every, checkpoint_every),
         eval_every=eval_every,
         checkpoint_every=checkpoint_every,

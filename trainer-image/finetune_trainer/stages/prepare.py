@@ -11,6 +11,7 @@ import structlog
 
 from finetune_api.contract import StageResult
 from finetune_api.status import Plan, Stage
+from finetune_trainer.data.intake import COPIES
 from finetune_trainer.data.preparation import PreparedData, prepare_data
 from finetune_trainer.errors import InvalidModelError, NotSupportedError
 from finetune_trainer.exporting.publishing import check_destination
@@ -36,7 +37,7 @@ def execute(run: Run) -> StageResult:
     run.progress.update(1, STEPS)
     facts = inspect_model(run.workspace.model, model.tensors, run.spec.model.source)
     _log.info("model", architecture=facts.architecture, parameters=facts.parameters, digest=model.digest)
-    data = _prepare_rows(run, facts)
+    data = _prepare_rows(run, facts, model.digest)
     run.progress.update(3, STEPS)
     plan = _plan(run, model, facts, data)
     confirm_attempt(run.workspace.root, run.request)
@@ -50,16 +51,18 @@ def execute(run: Run) -> StageResult:
 def _check_spec(run: Run) -> None:
     """What can be refused before anything is read."""
     from finetune_trainer.training.arguments import check_extra
+    from finetune_trainer.training.token_losses import check_loss
 
     if run.spec.model.trust_remote_code:
         raise NotSupportedError(
             "not supported yet: model.trustRemoteCode=True; code that comes with a model is never run"
         )
     check_extra(run.spec.training.extra)
+    check_loss(run.spec.training.loss)
     check_destination(run)
 
 
-def _prepare_rows(run: Run, facts: ModelFacts) -> PreparedData:
+def _prepare_rows(run: Run, facts: ModelFacts, model_digest: str) -> PreparedData:
     tokenizer = load_tokenizer(run.workspace.model, run.spec.model.chat_template)
     if len(tokenizer) > facts.vocabulary:
         raise InvalidModelError(
@@ -69,9 +72,11 @@ def _prepare_rows(run: Run, facts: ModelFacts) -> PreparedData:
     scratch = run.workspace.root / ".prepare"
     _clear(scratch, run.workspace.train_rows, run.workspace.eval_rows, run.workspace.plan)
     try:
-        return prepare_data(run, tokenizer, facts.context_length, scratch)
+        prepared = prepare_data(run, tokenizer, facts.context_length, scratch, model_digest)
     finally:
         _clear(scratch)
+    _clear(run.workspace.root / COPIES)
+    return prepared
 
 
 def _clear(*paths: Path) -> None:

@@ -16,7 +16,7 @@ from finetune_trainer.errors import SourceNotFoundError
 from finetune_trainer.run import Run
 from finetune_trainer.training import guards, memory, preemption
 from finetune_trainer.training.arguments import check_supported
-from finetune_trainer.training.assembly import build_trainer, checkpoint_store
+from finetune_trainer.training.assembly import build_trainer, checkpoint_store, start_values
 from finetune_trainer.training.callbacks import ProgressReporter, history
 from finetune_trainer.training.checkpoints import CheckpointStore, Found
 from finetune_trainer.training.output import write_tuned
@@ -118,9 +118,10 @@ def _keep_best(training: _Training) -> None:
 
 def _finish(training: _Training) -> StageResult:
     run, trainer = training.run, training.trainer
-    guards.require_learning(trainer.model, run.workspace.model)
+    guards.require_learning(trainer.model, run.workspace.model, trainer.start)
     summary = _summary(training)
-    write_tuned(run.workspace.tuned, trainer.model, trainer.processing_class, run.plan.model, summary)
+    start = start_values(run)
+    write_tuned(run.workspace.tuned, trainer.model, trainer.processing_class, run.plan.model, summary, start)
     metrics = _metrics(training)
     steps = f"trained {trainer.state.global_step} of {run.plan.training.total_steps} steps"
     return StageResult(
@@ -142,7 +143,7 @@ def _summary(training: _Training) -> dict[str, Any]:
         "steps": state.global_step,
         "plannedSteps": planned,
         "keptStep": kept or state.global_step,
-        "bestEvalLoss": state.best_metric,
+        "bestEvalLoss": _best_eval_loss(state),
     }
 
 
@@ -153,9 +154,16 @@ def _metrics(training: _Training) -> Metrics:
         metrics = _logged(training.trainer.state)
     state = training.trainer.state
     updates: dict[str, Any] = {"peak_memory_bytes": memory.peak_bytes()}
-    if training.run.spec.training.load_best and state.best_metric is not None:
-        updates["eval_loss"] = state.best_metric
+    best = _best_eval_loss(state)
+    if training.run.spec.training.load_best and best is not None:
+        updates["eval_loss"] = best
     return metrics.model_copy(update=updates)
+
+
+def _best_eval_loss(state: TrainerState) -> float | None:
+    """eval_loss at the best step, whichever metric made it the best; None without an evaluation."""
+    found = (entry for entry in state.log_history if entry["step"] == state.best_global_step and "eval_loss" in entry)
+    return next((float(entry["eval_loss"]) for entry in found), None)
 
 
 def _logged(state: TrainerState) -> Metrics:

@@ -69,9 +69,16 @@ ALLOWED = frozenset(
 )
 """Fields of training.extra: they change numbers or speed, and leave checkpoints, reports and the network alone."""
 
-OPTIMIZERS = {"adamw": "adamw_torch_fused"}
-METRICS = ("eval_loss", "perplexity")
-"""What earlyStopping can watch: training measures the loss, and perplexity is its exponential."""
+OPTIMIZERS = {
+    "adamw": "adamw_torch_fused",
+    "adamw-8bit": "adamw_8bit",
+    "paged-adamw-8bit": "paged_adamw_8bit",
+    "adafactor": "adafactor",
+    "sgd": "sgd",
+}
+"""training.optimizer -> transformers' name. The 8-bit ones are those of bitsandbytes."""
+METRICS = {"eval_loss": "eval_loss", "perplexity": "eval_perplexity"}
+"""What earlyStopping can watch -> its name in the logs. Both have their best value at the same step."""
 
 
 def check_extra(extra: dict[str, Any]) -> None:
@@ -105,8 +112,6 @@ def check_supported(run: Run) -> None:
     training, stopping = run.plan.training, run.spec.training.early_stopping
     if training.precision == "fp16" and not torch.cuda.is_available():
         raise NotSupportedError("training.precision: fp16 needs an accelerator; use bf16 or fp32 on CPU")
-    if training.optimizer not in OPTIMIZERS:
-        raise NotSupportedError(f"training.optimizer: {training.optimizer} is not supported; use adamw")
     if stopping and stopping.metric not in METRICS:
         raise InvalidSpecError(
             f"training.earlyStopping.metric must be one of {', '.join(METRICS)}, not {stopping.metric}"
@@ -177,12 +182,13 @@ def _of_spec(run: Run) -> dict[str, Any]:
 
 
 def _ours(run: Run) -> dict[str, Any]:
+    stopping = run.spec.training.early_stopping
     return {
         "output_dir": str(run.workspace.checkpoints),
         "logging_strategy": "steps",
         "save_strategy": "steps",
         "logging_nan_inf_filter": False,
-        "metric_for_best_model": "eval_loss",
+        "metric_for_best_model": METRICS[stopping.metric] if stopping else "eval_loss",
         "greater_is_better": False,
         "restore_callback_states_from_checkpoint": True,
         "remove_unused_columns": False,

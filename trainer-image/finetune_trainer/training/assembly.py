@@ -1,14 +1,23 @@
 """Puts the parts of a training run together: model, rows, arguments, callbacks. Must not train."""
 
 import os
+from pathlib import Path
 
 import torch
 from datasets import Dataset
+from peft import PeftModel
 from transformers import EarlyStoppingCallback, PreTrainedModel, PrinterCallback, TrainerCallback
 
 from finetune_trainer import ownership
 from finetune_trainer.models.adapters import make_trainable
-from finetune_trainer.models.load import load_model, load_tokenizer
+from finetune_trainer.models.initialization import (
+    initialize_loftq,
+    keep_start,
+    restore_start,
+    starts_away_from_zero,
+)
+from finetune_trainer.models.load import DTYPES, load_model, load_tokenizer
+from finetune_trainer.models.quantization import bitsandbytes_config
 from finetune_trainer.run import Run
 from finetune_trainer.training import rows as training_rows
 from finetune_trainer.training.arguments import sft_config, weights_precision
@@ -71,9 +80,33 @@ def build_trainer(run: Run, store: CheckpointStore, preemption: Preemption) -> t
     return trainer, reporter
 
 
+def start_values(run: Run) -> Path | None:
+    """File with the start of this run's adapter, there or not; None for one that starts at zero."""
+    if not starts_away_from_zero(run.spec.method):
+        return None
+    return run.workspace.start_values / f"{run_digest(run).removeprefix('sha256:')}.safetensors"
+
+
 def _model(run: Run) -> PreTrainedModel:
-    model = load_model(run.workspace.model, weights_precision(run), run.plan.training.attention)
-    return make_trainable(model, run.plan.method, run.spec.method, run.spec.training.seed)
+    method, precision = run.spec.method, weights_precision(run)
+    quantization = bitsandbytes_config(method, DTYPES[precision])
+    base = load_model(run.workspace.model, precision, run.plan.training.attention, quantization)
+    start = start_values(run)
+    started = start is not None and start.exists()
+    model = make_trainable(base, run.plan.method, method, run.spec.training.seed, started=started)
+    if start is not None:
+        _set_start(run, model, start)
+    return model
+
+
+def _set_start(run: Run, model: PeftModel, start: Path) -> None:
+    """The same start in every attempt: decomposed by the first one, read by later ones."""
+    if start.exists():
+        restore_start(model, run.spec.method, start)
+        return
+    if run.spec.method.initialization == "loftq":
+        initialize_loftq(model, run.workspace.model)
+    keep_start(model, start)
 
 
 def _rows(run: Run) -> tuple[Dataset, Dataset | None]:

@@ -3,11 +3,13 @@
 Each guard raises and names the way out. Must not repair anything.
 """
 
+import hashlib
 import math
 from collections.abc import Mapping
 from pathlib import Path
 
 import torch
+from peft import PeftModel
 from safetensors import safe_open
 from transformers import Trainer
 
@@ -62,10 +64,18 @@ def require_finite_weights(model: torch.nn.Module, step: int) -> None:
             raise NonFiniteLossError(f"{name} is not finite after step {step}; it was not saved: {_REMEDY}")
 
 
-def require_learning(model: torch.nn.Module, base: Path) -> None:
+def fingerprints(model: torch.nn.Module) -> dict[str, str]:
+    """SHA-256 of each trained weight of an adapter, by name; empty for full tuning, whose start is on disk."""
+    if not isinstance(model, PeftModel):
+        return {}
+    return {name: _fingerprint(weight) for name, weight in trainable(model).items()}
+
+
+def require_learning(model: torch.nn.Module, base: Path, start: Mapping[str, str]) -> None:
     """Raises LearnedNothingError unless the trained weights exist, are finite, and differ from those they started from.
 
-    `base` is the folder of the untouched model, against which full tuning is compared.
+    `base` is the folder of the untouched model, against which full tuning is compared; `start` are the fingerprints
+    of an adapter.
     """
     weights = trainable(model)
     if not weights:
@@ -73,13 +83,22 @@ def require_learning(model: torch.nn.Module, base: Path) -> None:
     for name, weight in weights.items():
         if not bool(torch.isfinite(weight).all()):
             raise LearnedNothingError(f"{name} is not finite after training: {_REMEDY}")
-    adapter = {name: weight for name, weight in weights.items() if "lora_B" in name}
-    learned = any(bool(weight.any()) for weight in adapter.values()) if adapter else _differs(weights, base)
+    # Where B did not move, weight decay may have moved A and the magnitudes all the same.
+    low_rank = {name: weight for name, weight in weights.items() if "lora_B" in name}
+    learned = _moved(low_rank or weights, start) if start else _differs(weights, base)
     if not learned:
         raise LearnedNothingError(
             "the weights are unchanged after training: raise training.learningRate or the number of steps, "
             "and see that rows carry loss (dataset.lossOn)"
         )
+
+
+def _moved(weights: Mapping[str, torch.Tensor], start: Mapping[str, str]) -> bool:
+    return any(_fingerprint(weight) != start[name] for name, weight in weights.items())
+
+
+def _fingerprint(weight: torch.Tensor) -> str:
+    return hashlib.sha256(weight.detach().float().cpu().contiguous().numpy().tobytes()).hexdigest()
 
 
 def _differs(weights: Mapping[str, torch.Tensor], base: Path) -> bool:

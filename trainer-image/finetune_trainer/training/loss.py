@@ -1,5 +1,5 @@
 # ruff: noqa: ANN401 - model and outputs are of any family, and PEFT and accelerate wrap them
-"""The loss: negative log-likelihood of the supervised tokens, and of nothing else.
+"""The loss of the supervised tokens, and of nothing else.
 
 Decides at which positions logits are made. The model's own forward makes them, with whatever scaling or capping its
 family has. Must not average: callers know over what.
@@ -12,13 +12,16 @@ from peft import PeftModel
 from transformers import PreTrainedModel
 
 from finetune_trainer.training.rows import IGNORED
+from finetune_trainer.training.token_losses import TokenLoss, plain
 
 LOGITS_BYTES = 512 * 2**20
 """Most float32 logits of one forward pass that are made whole; beyond, TRL's head computes them in tiles."""
 
 
-def supervised_nll(model: Any, inputs: dict[str, Any], labels: torch.Tensor) -> torch.Tensor:
-    """Summed loss in nats, a scalar, over labels [rows, length] that are not IGNORED, shifted by one.
+def supervised_loss(
+    model: Any, inputs: dict[str, Any], labels: torch.Tensor, of_tokens: TokenLoss = plain
+) -> torch.Tensor:
+    """Summed loss, a scalar, over labels [rows, length] that are not IGNORED, shifted by one; in nats when plain.
 
     Only supervised positions reach the language-model head: on CPU the head of a small model is a fifth of the work.
     """
@@ -29,11 +32,11 @@ def supervised_nll(model: Any, inputs: dict[str, Any], labels: torch.Tensor) -> 
         logits = model(**inputs, use_cache=False).logits
     finally:
         handle.remove()
-    return torch.nn.functional.cross_entropy(logits[0].float(), targets[mask], reduction="sum")
+    return of_tokens(logits[0].float(), targets[mask]).sum()
 
 
 def makes_logits_whole(model: Any, labels: torch.Tensor) -> bool:
-    """Whether `supervised_nll` fits this batch. An accelerator has kernels for tiles, which are as fast."""
+    """Whether `supervised_loss` fits this batch. An accelerator has kernels for tiles, which are as fast."""
     if labels.device.type != "cpu":
         return False
     supervised = int((labels[:, 1:] != IGNORED).sum())

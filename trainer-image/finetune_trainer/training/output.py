@@ -13,6 +13,7 @@ from peft import PeftConfig, PeftModel
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from finetune_api.status import PlannedModel
+from finetune_trainer.models.initialization import save_as_plain_lora
 from finetune_trainer.result import sync_directory
 
 RESULT = "training_result.json"
@@ -30,16 +31,20 @@ def write_tuned(
     tokenizer: PreTrainedTokenizerBase,
     planned: PlannedModel,
     result: dict[str, Any],
+    start: Path | None = None,
 ) -> None:
     """Write the trained weights as safetensors, the tokenizer with its chat template, and `result`; show them at once.
 
-    Raises OSError when the volume does not take them; `target` is then as it was.
+    `start` is the file with the start values of an adapter that did not start at zero. Raises OSError when
+    the volume does not take them; `target` is then as it was.
     """
     aside = target.with_name(f".{target.name}.tmp")
     shutil.rmtree(aside, ignore_errors=True)
     aside.mkdir(parents=True)
     try:
         _save_weights(aside, model, planned)
+        if start is not None:
+            save_as_plain_lora(aside, start)
         tokenizer.save_pretrained(aside)
         (aside / RESULT).write_text(json.dumps(result, indent=1))
         for name in UNREAD:

@@ -55,6 +55,15 @@ def require_supervision(rows: Dataset) -> None:
     )
 
 
+def supervised_counts(rows: Dataset, vocabulary: int) -> torch.Tensor:
+    """How often each token carries loss in `rows`, int64 [vocabulary]. The first token of a row is never predicted."""
+    counts: np.ndarray = np.zeros(vocabulary, dtype=np.int64)
+    for batch in rows.with_format("numpy").select_columns([*COLUMNS]).iter(batch_size=1000):
+        for ids, mask in zip(batch["input_ids"], batch["completion_mask"], strict=True):
+            counts += np.bincount(np.asarray(ids)[1:][np.asarray(mask)[1:] == 1], minlength=vocabulary)
+    return torch.from_numpy(counts)
+
+
 def rows_digest(folder: Path) -> str:
     """sha256:<hex> over the stored rows. Raises OSError."""
     return digest_of([file_sha256(path) for path in sorted(folder.glob("*.arrow"))])

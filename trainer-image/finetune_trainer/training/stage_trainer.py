@@ -6,6 +6,7 @@ how the run ends (stages/train.py).
 """
 
 import errno
+import math
 import shutil
 from pathlib import Path
 from typing import Any
@@ -16,17 +17,20 @@ from safetensors import SafetensorError
 from transformers import TrainerControl
 from trl import SFTTrainer
 
-from finetune_trainer.errors import OutputUnwritableError
+from finetune_trainer.errors import NotSupportedError, OutputUnwritableError
+from finetune_trainer.models.adapters import trainable
 from finetune_trainer.run import Run
 from finetune_trainer.training import guards
 from finetune_trainer.training.checkpoints import PREFIX, CheckpointStore
-from finetune_trainer.training.loss import makes_logits_whole, supervised_nll
+from finetune_trainer.training.loss import makes_logits_whole, supervised_loss
 from finetune_trainer.training.preemption import Preemption
-from finetune_trainer.training.rows import IGNORED, LengthGroupedSampler, lengths_of
+from finetune_trainer.training.rows import IGNORED, LengthGroupedSampler, lengths_of, load_rows, supervised_counts
+from finetune_trainer.training.token_losses import TokenLoss, plain, token_loss
 
 STATE = "trainer_state.json"
 UNREAD = ("training_args.bin", "README.md")
 """What the libraries add to a checkpoint and nobody reads: a pickle and a model card."""
+LARGEST_EXPONENT = 700.0
 _FULL = ("No space left", "Disk quota exceeded", "file write failed", "unexpected pos")
 
 
@@ -42,7 +46,20 @@ class StageTrainer(SFTTrainer):
         self.preemption = preemption
         self.real_tokens = 0
         self._step_loss = torch.zeros(())
+        exact = {name: parameter.data for name, parameter in trainable(arguments["model"]).items()}
         super().__init__(**arguments)
+        for name, parameter in trainable(self.model).items():
+            parameter.data = exact[name].to(parameter.device)  # TRL rounds the adapter of a quantized base to bf16
+        self.start = guards.fingerprints(self.model)
+        self.of_tokens = token_loss(run.spec.training.loss, self._token_counts)
+        if self.aux_loss_enabled and self.of_tokens is not plain:
+            raise NotSupportedError(
+                "training.loss: a mixture of experts adds the load of its experts to the default loss only; remove it"
+            )
+
+    def _token_counts(self) -> torch.Tensor:
+        rows = load_rows(self.run.workspace.train_rows)
+        return supervised_counts(rows, self.model.config.get_text_config().vocab_size)
 
     # -- batches and loss ---------------------------------------------------------------------------------------
 
@@ -57,16 +74,23 @@ class StageTrainer(SFTTrainer):
         inputs.pop("real_tokens", None)
         if self.aux_loss_enabled or return_outputs:
             return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
-        total, count = self._nll(model, inputs)
+        total, count = self._trained(model, inputs)
         items = count if num_items_in_batch is None else num_items_in_batch
         return total / torch.as_tensor(items, device=total.device).clamp(min=1)
 
-    def _nll(self, model: Any, inputs: dict[str, Any]) -> tuple[torch.Tensor, torch.Tensor]:
-        """Summed loss and number of supervised tokens of a batch."""
+    def _trained(self, model: Any, inputs: dict[str, Any]) -> tuple[torch.Tensor, torch.Tensor]:
+        """Summed loss that is minimised, and number of supervised tokens of a batch."""
+        return self._nll(model, inputs) if self.of_tokens is plain else self._whole(model, inputs, self.of_tokens)
+
+    def _whole(self, model: Any, inputs: dict[str, Any], of_tokens: TokenLoss) -> tuple[torch.Tensor, torch.Tensor]:
         labels = inputs["labels"]
-        if makes_logits_whole(self.model, labels):
-            others = {name: value for name, value in inputs.items() if name != "labels"}
-            return supervised_nll(model, others, labels), (labels[:, 1:] != IGNORED).sum()
+        others = {name: value for name, value in inputs.items() if name != "labels"}
+        return supervised_loss(model, others, labels, of_tokens), (labels[:, 1:] != IGNORED).sum()
+
+    def _nll(self, model: Any, inputs: dict[str, Any]) -> tuple[torch.Tensor, torch.Tensor]:
+        """Summed negative log-likelihood and number of supervised tokens of a batch."""
+        if makes_logits_whole(self.model, inputs["labels"]):
+            return self._whole(model, inputs, plain)
         outputs = model(**inputs, use_cache=False, fused_lm_head=True)
         return -outputs.log_probs.sum(), outputs.label_mask.sum()
 
@@ -112,8 +136,9 @@ class StageTrainer(SFTTrainer):
         return torch.stack([total, count]).double().cpu()
 
     def _evaluation_done(self, totals: torch.Tensor) -> dict[str, float]:
-        metrics = {"eval_loss": float(totals[0] / totals[1].clamp(min=1))}
-        guards.require_finite("eval_loss", metrics["eval_loss"], self.state.global_step)
+        loss = float(totals[0] / totals[1].clamp(min=1))
+        guards.require_finite("eval_loss", loss, self.state.global_step)
+        metrics = {"eval_loss": loss, "eval_perplexity": math.exp(min(loss, LARGEST_EXPONENT))}
         self.log(dict(metrics))
         stopping = self.control.should_training_stop
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)

@@ -10,11 +10,13 @@ LINES = {
     "transformers.trainer": ("The tokenizer has new PAD/BOS/EOS tokens", "No label_names provided for model class"),
     "transformers.trainer_utils": ("The tokenizer has new PAD/BOS/EOS tokens",),
     "torchao": ("Failed to load",),
+    "bitsandbytes.autograd._functions": ("MatMul8bitLt: inputs will be cast",),
 }
 """Logger -> starts of lines. The best checkpoint is restored by us; special tokens are aligned on purpose. TRL still
 sets gradient_checkpointing, which transformers has renamed."""
 
 WARNINGS = (
+    (r"Paged optimizers are not supported on CPU", UserWarning),
     (r"Already found a `peft_config` attribute in the model", UserWarning),
     (r"`gradient_checkpointing` is deprecated", FutureWarning),
     (r"`is_gradient_checkpointing` is deprecated", FutureWarning),

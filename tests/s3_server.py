@@ -1,0 +1,80 @@
+"""A real S3 server, versitygw on a folder, as a process of the tests: buckets are folders, objects are files.
+
+Without Go and without a cached program no test can start it, and the error says so.
+"""
+
+import os
+import subprocess
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from local_cluster import binaries, ports
+
+ACCESS_KEY, SECRET_KEY = "tests-access-key", "tests-secret-key"
+START_SECONDS = 30.0
+
+
+@dataclass(frozen=True)
+class S3Server:
+    """A running server. Files that are put into `folder`/bucket are objects at once."""
+
+    url: str
+    folder: Path
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """What a job's Secret would hold."""
+        return {
+            "AWS_ENDPOINT_URL": self.url,
+            "AWS_ACCESS_KEY_ID": ACCESS_KEY,
+            "AWS_SECRET_ACCESS_KEY": SECRET_KEY,
+            "AWS_REGION": "us-east-1",
+        }
+
+    def put(self, key: str, content: bytes) -> None:
+        """Store an object; `key` begins with its bucket."""
+        path = self.folder / key
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+
+
+@contextmanager
+def s3_server(folder: Path) -> Iterator[S3Server]:
+    """A server whose objects and log lie in `folder`; it ends with the block."""
+    objects = folder / "buckets"
+    objects.mkdir(parents=True)
+    (port,) = ports.free(1)
+    command = [
+        str(binaries.path("versitygw")),
+        "--access", ACCESS_KEY, "--secret", SECRET_KEY,
+        "--port", f"127.0.0.1:{port}", "--region", "us-east-1", "--health", "/health",
+        "posix", "--sidecar", str(folder / "metadata"), str(objects),
+    ]  # fmt: skip
+    (folder / "metadata").mkdir()
+    with (folder / "server.log").open("wb") as log:
+        process = subprocess.Popen(
+            command, stdout=log, stderr=subprocess.STDOUT, env={**os.environ, "HOME": str(folder)}
+        )
+    try:
+        _wait(process, port, folder / "server.log")
+        yield S3Server(f"http://127.0.0.1:{port}", objects)
+    finally:
+        process.terminate()
+        process.wait(timeout=10)
+
+
+def _wait(process: "subprocess.Popen[bytes]", port: int, log: Path) -> None:
+    deadline = time.monotonic() + START_SECONDS
+    while time.monotonic() < deadline:
+        assert process.poll() is None, log.read_text()
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=1):
+                return
+        except (urllib.error.URLError, ConnectionError):
+            time.sleep(0.05)
+    raise AssertionError(f"the S3 server does not answer: {log.read_text()}")

@@ -1,0 +1,58 @@
+"""docs/methods.md: every manifest it names runs from prepare to export, as the local runner runs it."""
+
+import json
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from finetune_api.exit_codes import ExitCode
+from finetune_trainer import local_run
+from finetune_trainer.cli import main
+from tiny_models import build_tiny_model
+from tuned_runs import QUESTIONS
+
+pytestmark = pytest.mark.trainer
+ROOT = Path(__file__).parents[2]
+MANIFESTS = sorted((ROOT / "examples" / "methods").glob("*.yaml"))
+
+
+def test_the_page_names_every_manifest() -> None:
+    page = (ROOT / "docs" / "methods.md").read_text()
+    assert {*re.findall(r"\(\.\./examples/methods/(\w+)\.yaml\)", page)} == {path.stem for path in MANIFESTS}
+
+
+@pytest.fixture
+def claims(tmp_path: Path) -> Path:
+    """The claims that the manifests speak of, with a tiny model and 16 conversations."""
+    build_tiny_model("qwen2", tmp_path / "models" / "SmolLM2-135M-Instruct")
+    turns = [
+        [{"role": "user", "content": f"{question} ({i})"}, {"role": "assistant", "content": answer}]
+        for i in range(2)
+        for question, answer in QUESTIONS.items()
+    ]
+    (tmp_path / "datasets").mkdir()
+    lines = (json.dumps({"messages": messages}) + "\n" for messages in turns)
+    (tmp_path / "datasets" / "support.jsonl").write_text("".join(lines))
+    return tmp_path
+
+
+@pytest.mark.parametrize("manifest", MANIFESTS, ids=lambda path: path.stem)
+def test_the_manifest_runs_to_its_end(claims: Path, manifest: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # The stages run in this process, through the same command line: seven times four interpreters take minutes.
+    def run_here(command: list[str], *, check: bool) -> subprocess.CompletedProcess[bytes]:
+        assert not check
+        return subprocess.CompletedProcess(command, main(command[command.index("finetune_trainer.cli") + 1 :]))
+
+    monkeypatch.setattr(local_run.subprocess, "run", run_here)
+    named = ["--claim", f"models={claims / 'models'}", "--claim", f"datasets={claims / 'datasets'}"]
+    assert main(["run", "--job", str(manifest), "--output", str(claims / "out"), *named]) == ExitCode.DONE
+    [published] = (claims / "models").glob("support-*")
+    report = json.loads((published / "report.json").read_text())
+    assert report["complete"]
+    assert [artifact["format"] for artifact in report["artifacts"]][-1] == "safetensors"
+    assert all(artifact["parity"]["passed"] for artifact in report["artifacts"])
+    card = (published / "README.md").read_text()
+    assert ("--enable-lora" in card) is (report["plan"]["method"]["type"] in ("lora", "qlora"))
+    assert float(report["evaluation"]["tuned"]["eval_loss"]) < float(report["evaluation"]["baseline"]["eval_loss"])

@@ -1,0 +1,39 @@
+"""Which sources and credentials this version takes; the rest is refused by name."""
+
+from typing import Any
+
+import pytest
+
+from finetune_api.spec import FineTuneJobSpec
+from finetune_api.support import unsupported
+
+
+def refused(**parts: Any) -> list[str]:
+    smallest = {"model": {"source": "pvc://m/tiny"}, "dataset": {"train": {"source": "pvc://d/train.jsonl"}}}
+    return unsupported(FineTuneJobSpec.model_validate({**smallest, **parts}))
+
+
+@pytest.mark.parametrize(
+    ("parts", "want"),
+    [
+        ({"model": {"source": "s3://models/tiny"}, "dataset": {"train": {"source": "s3://d/t.jsonl"}}}, []),
+        ({"dataset": {"train": {"source": "pvc://d/t.jsonl"}, "tools": True}}, []),
+        ({"model": {"source": "gs://models/tiny"}}, ["model.source=gs"]),
+        ({"dataset": {"train": {"source": "az://d/t.jsonl"}}}, ["dataset.train.source=az"]),
+        ({"output": {"destination": "s3://models/bot"}}, ["output.destination=s3"]),
+        ({"model": {"source": "pvc://m/tiny", "revision": "v1"}}, ["model.revision=v1 with pvc://"]),
+        ({"model": {"source": "hf://org/tiny", "revision": "v1"}}, []),
+    ],
+)
+def test_what_is_not_supported_is_named(parts: dict[str, Any], want: list[str]) -> None:
+    assert refused(**parts) == want
+
+
+def keys(secret: str, source: str = "s3://d/t.jsonl") -> dict[str, Any]:
+    return {"source": source, "credentials": {"secretRef": secret}}
+
+
+def test_two_secrets_for_one_kind_of_source_would_hide_each_other() -> None:
+    assert refused(dataset={"train": keys("a"), "eval": keys("b")}) == ["dataset.eval.credentials=b beside a for s3://"]
+    assert refused(dataset={"train": keys("a"), "eval": keys("a")}) == []
+    assert refused(model=keys("hub", "hf://org/tiny"), dataset={"train": keys("a")}) == []
