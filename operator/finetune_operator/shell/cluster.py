@@ -15,7 +15,7 @@ import aiohttp
 
 from finetune_api import names
 from finetune_operator.core.actions import Deletion, Event, Patch
-from finetune_operator.core.observed import Manifest
+from finetune_operator.core.observed import Manifest, essence
 from finetune_operator.shell.connection import Connection
 from finetune_operator.shell.errors import GoneError, NotFoundError, UnavailableError, error_of
 from finetune_operator.shell.kinds import EVENT, FINE_TUNE_JOB, POD, Kind, kind_named
@@ -36,6 +36,7 @@ class Listing:
     """All objects of a kind at one moment."""
 
     items: list[Manifest]
+    """Of each object its essence only: thousands of whole ones would be the operator's peak of memory."""
     resource_version: int
 
 
@@ -123,7 +124,8 @@ class KubernetesCluster:
         page_query = query
         while True:
             page = await self._request(_Request("list", kind, kind.path(namespace), query=page_query))
-            items += [{"apiVersion": kind.api_version, "kind": kind.name} | item for item in page.get("items") or []]
+            named = {"apiVersion": kind.api_version, "kind": kind.name}
+            items += [essence(named | item) for item in page.get("items") or []]
             metadata = page["metadata"]
             if not metadata.get("continue"):
                 return Listing(items, int(metadata["resourceVersion"]))
