@@ -70,4 +70,4 @@ def test_the_life_of_a_job_is_told_in_events(installed: Installation) -> None:
         return [e["reason"] for e in team.list_all("events") if e.get("regarding", {}).get("uid") == uid]
 
     team.wait("the end is told", lambda: "Succeeded" in told())
-    assert sorted(told()) == ["Evaluated", "Exported", "Prepared", "Succeeded", "Trained"]
+    assert sorted(told()) == ["Evaluated", "Prepared", "Succeeded", "Trained"]

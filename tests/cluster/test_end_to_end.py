@@ -43,7 +43,7 @@ def _assert_columns(jobs: FineTuneJobs) -> None:
     assert header.split() == ["NAME", "PHASE", "METHOD", "MODEL", "PROGRESS%", "LOSS", "EVAL", "ETA(S)", "AGE"]
     assert row.split()[:4] == ["good", "Succeeded", "lora", "pvc://assets/tiny-llama"]
     described = jobs.kubectl("describe", "ftj", "good", "-n", jobs.namespace)
-    for reason in ("Prepared", "Trained", "Evaluated", "Exported", "Succeeded"):
+    for reason in ("Prepared", "Trained", "Evaluated", "Succeeded"):
         assert f"Normal  {reason}" in described
 
 

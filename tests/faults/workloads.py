@@ -4,6 +4,7 @@ A workload is a script of the user's and the kubelet's actions. It waits for wha
 against an operator that is killed, cut off or late.
 """
 
+import contextlib
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -11,7 +12,7 @@ from typing import Any
 
 from apiserver.team import Object, pod_report
 from builders import make_result
-from faults.arena import Arena
+from faults.arena import NOT_NOW, Arena
 from finetune_api import names
 from finetune_api.exit_codes import ExitCode
 from finetune_api.status import Phase, Stage
@@ -78,17 +79,18 @@ class Actor:
         """The container of the stage ends, with the result of its stage unless told otherwise."""
         if message is None:
             message = "" if code else make_result(stage).termination_message()
-        said = {"message": message, "reason": reason or ("Error" if code else "Completed")}
-        state = {"terminated": {"exitCode": code, "startedAt": now(), "finishedAt": now(), **said}}
+        state = _terminated(code, message, reason or ("Error" if code else "Completed"))
         self._tell(stage, attempt, "Failed" if code else "Succeeded", state)
 
     def _tell(self, stage: Stage, attempt: int, phase: str, state: dict[str, Any], **more: object) -> None:
         def tell() -> None:
-            pod = self.wait_for_pod(stage, attempt)
-            path = f"{self.arena.team.path('pods', pod['metadata']['name'])}/status"
-            self.arena.team.send("PATCH", path, pod_report(phase, state, **more), "merge-patch+json")
+            self._report(self.wait_for_pod(stage, attempt), phase, state, **more)
 
         self.arena.insist(f"the pod of {stage} is {phase}", tell)
+
+    def _report(self, pod: Object, phase: str, state: dict[str, Any], **more: object) -> None:
+        path = f"{self.arena.team.path('pods', pod['metadata']['name'])}/status"
+        self.arena.team.send("PATCH", path, pod_report(phase, state, **more), "merge-patch+json")
 
     # What is to be seen
 
@@ -100,11 +102,13 @@ class Actor:
         self.arena.until("the job ends", lambda: self.phase.terminal)
 
     def finish(self) -> None:
-        """End every pod well until the job ends."""
+        """End every pod well until the job ends; one that is gone meanwhile is replaced by another."""
 
         def ended() -> bool:
             for pod in [p for p in self.arena.all("pods") if _live(p) and names.LABEL_STAGE in _labels(p)]:
-                self.end(Stage(_labels(pod)[names.LABEL_STAGE]), int(_labels(pod)[names.LABEL_ATTEMPT]))
+                message = make_result(Stage(_labels(pod)[names.LABEL_STAGE])).termination_message()
+                with contextlib.suppress(*NOT_NOW):
+                    self._report(pod, "Succeeded", _terminated(0, message, "Completed"))
                 self.arena.breathe(0.1)
             return self.phase.terminal
 
@@ -113,6 +117,11 @@ class Actor:
 
 def now() -> str:
     return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+
+
+def _terminated(code: int, message: str, reason: str) -> dict[str, Any]:
+    ended = {"exitCode": code, "startedAt": now(), "finishedAt": now(), "message": message, "reason": reason}
+    return {"terminated": ended}
 
 
 def _live(pod: Object) -> bool:
@@ -225,13 +234,13 @@ class Workload:
 WORKLOADS = {
     w.name: w
     for w in (
-        Workload("success", success, 17),
+        Workload("success", success, 16),
         Workload("bad-data", bad_data, 8),
         Workload("out-of-memory", out_of_memory, 11),
-        Workload("crash-then-success", crash_then_success, 20),
-        Workload("disruption-then-success", disruption_then_success, 20),
-        Workload("suspend-and-resume", suspend_and_resume, 23),
-        Workload("dry-run", dry_run, 11),
+        Workload("crash-then-success", crash_then_success, 19),
+        Workload("disruption-then-success", disruption_then_success, 19),
+        Workload("suspend-and-resume", suspend_and_resume, 22),
+        Workload("dry-run", dry_run, 7),
         Workload("deleted-while-training", deleted_while_training, 8),
         Workload("deadline-exceeded", deadline_exceeded, 12),
         Workload("expired", expired, 12),

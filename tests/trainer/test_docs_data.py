@@ -20,6 +20,8 @@ from trainer_requests import make_run
 
 pytestmark = pytest.mark.trainer
 ROOT = Path(__file__).parents[2]
+CONTEXT_LENGTH = 1024
+"""Qwen's own words around tools take 400 of the tiny tokenizer's tokens."""
 EXAMPLES = ROOT / "examples" / "data"
 PAGE = (ROOT / "docs" / "data.md").read_text()
 MANIFESTS = re.findall(r"^\| \[(\S+)\.yaml\]\(\S+\) \| (\S+) \| (.+?) \| (\d+) \+ (\d+) \|$", PAGE, re.MULTILINE)
@@ -30,7 +32,9 @@ REFUSED = re.findall(r"^\| `([\[{].*?)` \| (.+) \|$", PAGE.partition("## Checks"
 def claims(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Claims `models` and `data` as the manifests name them."""
     root = tmp_path_factory.mktemp("claims")
-    shutil.copytree(build_tiny_model("qwen2"), root / "models" / "tiny")
+    model = build_tiny_model("qwen2", root / "models" / "tiny", max_position_embeddings=CONTEXT_LENGTH)
+    settings = json.loads((model / "tokenizer_config.json").read_text())
+    (model / "tokenizer_config.json").write_text(json.dumps(settings | {"model_max_length": CONTEXT_LENGTH}))
     shutil.copytree(EXAMPLES / "rows", root / "data" / "rows")
     make_files(root / "data" / "rows" / "chat.jsonl", root / "data" / "made")
     return root

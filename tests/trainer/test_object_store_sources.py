@@ -48,6 +48,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
         running.put("data/set/train-1.jsonl.gz", gzip.compress(LINES.replace(b': "p', b': "q')))
         running.put("data/set/test.jsonl", LINES.replace(b': "p', b': "t'))
         running.put("data/set/README.md", b"x")
+        running.put("data/notes/README.md", b"x")
         running.put("data/bad.jsonl", LINES + b'{"prompt": "p", "completion": ""}\n')
         yield running
 
@@ -121,9 +122,9 @@ def test_one_object_is_one_file_and_its_bad_rows_are_named(tmp_path: Path) -> No
 @pytest.mark.parametrize(
     ("train", "want"),
     [
-        ("s3://data/sett", "s3://data/sett does not exist; s3://data holds bad.jsonl, set/"),
+        ("s3://data/sett", "s3://data/sett does not exist; s3://data holds bad.jsonl, notes/, set/"),
         ("s3://nobucket/set", "s3://nobucket/set does not exist"),
-        ("s3://models/pickled", "s3://models/pickled holds no data file"),
+        ("s3://data/notes", "s3://data/notes holds no data file"),
     ],
 )
 def test_data_that_is_not_there_is_told_from_a_store_that_is_down(tmp_path: Path, train: str, want: str) -> None:

@@ -75,7 +75,7 @@ def test_the_second_job_takes_the_rows_of_the_first(root: Path, monkeypatch: pyt
         {
             "model": {
                 "source": "pvc://models/tiny",
-                "chatTemplate": "{{ messages[0].content }}{{ messages[-1].content }}",
+                "chatTemplate": "{% for m in messages %}{{ m.role }}: {{ m.content }}{{ eos_token }}{% endfor %}",
             }
         },
         {"task": "completion"},

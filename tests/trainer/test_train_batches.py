@@ -96,7 +96,8 @@ def test_padding_in_bf16_gives_finite_logits_and_gradients(family: str, side: st
     mask = torch.tensor([[1] * 6, [1] * 3 + [0] * 3])
     if side == "left":
         ids[1], mask[1] = ids[1].flip(0), mask[1].flip(0)
-    for attention in ("eager", "sdpa"):
+    # Gemma 2 caps its attention scores, which sdpa cannot.
+    for attention in ("eager",) if family == "gemma2" else ("eager", "sdpa"):
         model = load_model(model_path, "bf16", attention).train()
         logits = model(input_ids=ids, attention_mask=mask, use_cache=False).logits
         logits[mask.bool()].float().logsumexp(-1).sum().backward()

@@ -60,8 +60,8 @@ def _observed(pod: Manifest, terminated: dict[str, Any], stage: Stage) -> Cause:
     if disrupted(pod):
         return Cause(Reason.PREEMPTED, pod["status"].get("message") or "the pod was evicted or preempted", "disruption")
     code = terminated.get("exitCode")
-    if code == ExitCode.KILLED and pod["metadata"].get("deletionTimestamp"):
-        return Cause(Reason.PREEMPTED, "the pod was deleted, and did not end within its grace period", "disruption")
+    if code in (None, ExitCode.KILLED) and pod["metadata"].get("deletionTimestamp"):
+        return Cause(Reason.PREEMPTED, "the pod was deleted, and had no time to save a checkpoint", "disruption")
     reason = REASON_OF.get(code, Reason.CRASHED) if code is not None else Reason.CRASHED
     if reason is Reason.PREEMPTED:
         return Cause(reason, "the pod was asked to stop", "disruption")

@@ -461,14 +461,20 @@ def test_when_the_pod_is_gone_the_job_still_tells_its_exit_code(
     assert found == want_reason
 
 
-@pytest.mark.parametrize(("deleted", "want"), [(True, "Preempted"), (False, "Crashed")])
-def test_a_pod_that_somebody_deletes_is_a_disruption_even_if_it_had_to_be_killed(deleted: bool, want: str) -> None:
+@pytest.mark.parametrize(
+    ("deleted", "known", "want"), [(True, True, "Preempted"), (True, False, "Preempted"), (False, True, "Crashed")]
+)
+def test_a_pod_that_somebody_deletes_is_a_disruption_even_if_it_had_to_be_killed(
+    deleted: bool, known: bool, want: str
+) -> None:
     world = World(make_job().obj())
     world.settle()
     world.end_pod(exit_code=137)
     (pod,) = world.pods.values()
     if deleted:
         pod["metadata"]["deletionTimestamp"] = "2026-11-21T12:00:00Z"
+    if not known:
+        del pod["status"]["containerStatuses"]
     world.pass_time(60)
     world.settle()
     assert world.status["attempts"]["lastReason"] == want

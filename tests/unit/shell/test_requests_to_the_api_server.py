@@ -94,7 +94,8 @@ async def test_a_refused_connection_is_an_error_that_can_be_tried_again(server: 
 
 
 async def test_a_list_is_read_page_by_page_and_its_items_know_their_kind(server: Server) -> None:
-    server.answer({"metadata": {"resourceVersion": "9", "continue": "more"}, "items": [{"metadata": {"name": "a", "annotations": {"request": "long"}}}]})
+    first = {"metadata": {"name": "a", "annotations": {"request": "long"}}}
+    server.answer({"metadata": {"resourceVersion": "9", "continue": "more"}, "items": [first]})
     server.answer({"metadata": {"resourceVersion": "9"}, "items": [{"metadata": {"name": "b"}}]})
     async with cluster_at(server) as cluster:
         listing = await cluster.list_all(POD, None, "slmops.dev/job-uid")
@@ -104,8 +105,8 @@ async def test_a_list_is_read_page_by_page_and_its_items_know_their_kind(server:
     ]
     assert listing.resource_version == 9
     assert "long" not in str(listing.items), "thousands of whole objects would be the peak of memory"
-    first = "/api/v1/pods?limit=500&labelSelector=slmops.dev/job-uid"
-    assert [path for _, path, _ in server.requests] == [first, f"{first}&continue=more"]
+    page = "/api/v1/pods?limit=500&labelSelector=slmops.dev/job-uid"
+    assert [path for _, path, _ in server.requests] == [page, f"{page}&continue=more"]
 
 
 async def test_a_list_whose_pages_are_too_old_is_read_again(server: Server) -> None:

@@ -83,7 +83,7 @@ def read_source(run: Run, source: DataSource, field_name: str) -> Source:
         return Source(read_hub_rows(source.source, part, pins), "hub dataset", lambda: hub_commit(source.source, pins))
     uri, split = source.source, part.split if source.split else DEFAULT_SPLIT
     if is_object_uri(uri):
-        root = run.workspace.root / COPIES / hashlib.sha256(uri.encode()).hexdigest()[:16]
+        root = run.workspace.root / COPIES / hashlib.sha256(f"{uri}\0{split}".encode()).hexdigest()[:16]
         path = bring_objects(uri, root, lambda names: names_of_split(names, split, uri))
     else:
         path, root = claimed_path(run, uri), claim_root(run, uri)
