@@ -9,14 +9,18 @@ import json
 import random
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from finetune_api.status import Stage
+from finetune_trainer.ownership import job_folder
+from finetune_trainer.run import Workspace
+from finetune_trainer.stages import prepare
 from tiny_models import SENTENCES, build_tiny_model
-from trainer_requests import make_request, write_request
+from trainer_requests import UID, make_request, make_run, write_request
 
 pytestmark = pytest.mark.trainer
 TOO_LOW, TOO_HIGH = 0.9, 1.35
@@ -24,43 +28,54 @@ WORDS = " ".join(SENTENCES).split()
 
 
 @pytest.fixture(scope="module")
-def claims(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A model whose activations outweigh the interpreter, and long rows."""
-    root = tmp_path_factory.mktemp("claims")
+    root = tmp_path_factory.mktemp("root")
     sizes = {"hidden_size": 256, "intermediate_size": 704, "num_hidden_layers": 6}
-    build_tiny_model("llama", root / "models" / "tiny", vocab_size=4096, num_attention_heads=4, **sizes)
+    build_tiny_model("llama", root / "claims" / "models" / "tiny", vocab_size=4096, num_attention_heads=4, **sizes)
     chosen = random.Random(1)
     rows = [{"text": " ".join(chosen.choice(WORDS) for _ in range(90))} for _ in range(16)]
-    (root / "data").mkdir()
-    (root / "data" / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (root / "claims" / "data").mkdir()
+    (root / "claims" / "data" / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     return root
 
 
 @pytest.mark.parametrize(
-    "parts",
+    ("method", "training"),
     [
-        {"method": {"type": "lora"}, "training": {"microBatchSize": 8}},
-        {"method": {"type": "full"}, "training": {"microBatchSize": 4}},
-        {"method": {"type": "lora"}, "training": {"microBatchSize": 8, "gradientCheckpointing": True}},
+        ({"type": "lora"}, {"microBatchSize": 8}),
+        ({"type": "lora"}, {"microBatchSize": 8, "gradientCheckpointing": True}),
+        ({"type": "qlora"}, {"microBatchSize": 8, "optimizer": "adamw-8bit"}),
+        ({"type": "dora"}, {"microBatchSize": 4}),
+        ({"type": "adapter"}, {"microBatchSize": 8}),
+        ({"type": "full"}, {"microBatchSize": 4}),
     ],
-    ids=["lora", "full", "recomputed"],
+    ids=["lora", "recomputed", "qlora", "dora", "ia3", "full"],
 )
-def test_the_estimate_is_close_to_the_measured_peak(tmp_path: Path, claims: Path, parts: dict[str, Any]) -> None:
-    training = {"maxSteps": 1, "batchSize": 8, "precision": "fp32", **parts["training"]}
-    dataset = {"train": {"source": "pvc://data/train.jsonl"}, "evalFraction": 0}
-    spec = {"task": "completion", "method": parts["method"], "training": training, "dataset": dataset}
-    results = {stage: stage_result(tmp_path, claims, stage, spec) for stage in (Stage.PREPARE, Stage.TRAIN)}
-    estimated = int(results[Stage.PREPARE]["plan"]["memory"]["estimatedBytes"])
-    measured = int(results[Stage.TRAIN]["metrics"]["peakMemoryBytes"])
-    assert TOO_LOW * measured <= estimated <= TOO_HIGH * measured
+def test_the_estimate_is_close_to_the_measured_peak(
+    tmp_path: Path, root: Path, method: dict[str, Any], training: dict[str, Any]
+) -> None:
+    spec = {
+        "task": "completion",
+        "method": method,
+        "training": {"maxSteps": 2, "batchSize": 8, "precision": "fp32", **training},
+        "dataset": {"train": {"source": "pvc://data/train.jsonl"}, "evalFraction": 0},
+    }
+    folder = job_folder(tmp_path / "workspace", UID)
+    plan = prepare.execute(replace(make_run(root, **spec), workspace=Workspace(folder))).plan
+    assert plan is not None
+    measured = peak_of_training(tmp_path, root, spec)
+    assert TOO_LOW * measured <= plan.memory.estimated_bytes <= TOO_HIGH * measured
 
 
-def stage_result(root: Path, claims: Path, stage: Stage, spec: dict[str, Any]) -> dict[str, Any]:
-    """The stored result of `stage`, run through the command line in its own process."""
-    request = write_request(root / f"{stage}.json", make_request(stage, **spec))
-    places = ["--request", str(request), "--workspace", str(root / "workspace"), "--claims", str(claims), "--port", "0"]
-    command = [sys.executable, "-m", "finetune_trainer.cli", stage, *places, "--termination-log", str(root / "message")]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+def peak_of_training(work: Path, root: Path, spec: dict[str, Any]) -> int:
+    """Peak of stage train in bytes, run through the command line in its own process."""
+    request = write_request(work / "train.json", make_request(Stage.TRAIN, **spec))
+    places = ["--workspace", str(work / "workspace"), "--claims", str(root / "claims"), "--port", "0"]
+    command = [sys.executable, "-m", "finetune_trainer.cli", "train", "--request", str(request), *places]
+    done = subprocess.run(
+        [*command, "--termination-log", str(work / "message")], capture_output=True, text=True, check=False
+    )
     assert done.returncode == 0, done.stderr[-2000:]
-    result: dict[str, Any] = json.loads((root / "workspace" / "results" / f"{stage}.json").read_text())
-    return result
+    result = json.loads((work / "workspace" / "results" / "train.json").read_text())
+    return int(result["metrics"]["peakMemoryBytes"])

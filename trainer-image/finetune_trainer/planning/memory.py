@@ -9,8 +9,8 @@
                  LOGITS_WHOLE_BYTES at once, because beyond it the head is computed in tiles
     runtime      interpreter, PyTorch, transformers, TRL, PEFT and the allocator's slack
 
-tests/trainer/test_memory_estimate.py holds the error against measured peaks, of lora and full so far; the figures of
-QLoRA, DoRA and IA3 are derived, not yet measured. Must not look at the machine.
+tests/trainer/test_memory_estimate.py holds the error against measured peaks of every method. Must not look at the
+machine.
 """
 
 from collections.abc import Callable, Iterable
