@@ -243,6 +243,6 @@ WORKLOADS = {
         Workload("dry-run", dry_run, 7),
         Workload("deleted-while-training", deleted_while_training, 8),
         Workload("deadline-exceeded", deadline_exceeded, 12),
-        Workload("expired", expired, 12),
+        Workload("expired", expired, 8),
     )
 }
