@@ -11,7 +11,7 @@ from typing import Any, Literal, cast, get_args
 from finetune_api.spec import DatasetSpec
 from finetune_trainer.data.messages import Message, checked_turns, silent_turns
 from finetune_trainer.data.prompt_template import PromptTemplate, parse_template
-from finetune_trainer.data.records import UnusableRowError, column_names, kind_of
+from finetune_trainer.data.records import UnusableRowError, column_names, text_of
 from finetune_trainer.data.tools import Tool, called_before_offered, parsed_tools
 from finetune_trainer.errors import InvalidDataError, InvalidSpecError
 
@@ -211,14 +211,14 @@ def _prompted(shape: RowShape, columns: dict[str, Any]) -> Example:
     completion = _value(columns, "completion")
     if isinstance(prompt, list) and isinstance(completion, list):
         return _split_conversation(shape, columns)
-    return Example(prompt=_text(prompt, "prompt"), completion=_text(completion, "completion"))
+    return Example(prompt=text_of(prompt, "prompt"), completion=text_of(completion, "completion"))
 
 
 def _instructed(columns: dict[str, Any]) -> Example:
-    instruction = _text(_value(columns, "instruction"), "instruction")
+    instruction = text_of(_value(columns, "instruction"), "instruction")
     extra = columns.get("input")
     prompt = f"{instruction}\n\n{extra}" if isinstance(extra, str) and extra.strip() else instruction
-    return Example(prompt=prompt, completion=_text(_value(columns, "output"), "output"))
+    return Example(prompt=prompt, completion=text_of(_value(columns, "output"), "output"))
 
 
 def _split_conversation(shape: RowShape, columns: dict[str, Any]) -> Example:
@@ -230,7 +230,7 @@ def _split_conversation(shape: RowShape, columns: dict[str, Any]) -> Example:
 
 def _plain_text(shape: RowShape, columns: dict[str, Any]) -> Example:
     value = shape.template.render(columns) if shape.template else _value(columns, "text")
-    return Example(text=_text(value, "text"))
+    return Example(text=text_of(value, "text"))
 
 
 _BUILDERS: dict[Format, Callable[[RowShape, dict[str, Any]], Example]] = {
@@ -244,14 +244,6 @@ def _value(columns: dict[str, Any], name: str) -> Any:  # noqa: ANN401 - any JSO
     if columns.get(name) is None:
         raise UnusableRowError(f"{name} is missing")
     return columns[name]
-
-
-def _text(value: Any, name: str) -> str:  # noqa: ANN401 - any JSON value
-    if not isinstance(value, str):
-        raise UnusableRowError(f"{name} is {kind_of(value)}, not text")
-    if not value.strip():
-        raise UnusableRowError(f"{name} is empty")
-    return value
 
 
 def _checked(value: Any, name: str, *, tools: bool) -> tuple[Message, ...]:  # noqa: ANN401 - any JSON value

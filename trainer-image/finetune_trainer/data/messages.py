@@ -6,7 +6,7 @@ Must not know any chat template; what a template refuses is found out when it re
 from difflib import get_close_matches
 from typing import Any
 
-from finetune_trainer.data.records import UnusableRowError, kind_of
+from finetune_trainer.data.records import UnusableRowError, kind_of, text_of
 from finetune_trainer.data.tools import parsed_calls
 
 Message = dict[str, Any]
@@ -44,7 +44,7 @@ def _turn(turn: Any, name: str, *, tools: bool) -> Message:  # noqa: ANN401 - an
     message: Message = {"role": role, "content": _content(said, name, role)}
     for key in ("name", "reasoning_content", "tool_call_id"):
         if key in said:
-            message[key] = _text(said[key], f"{name}.{key}")
+            message[key] = text_of(said[key], f"{name}.{key}")
     if "weight" in said:
         message["weight"] = _weight(said["weight"], name, role)
     if said.get("tool_calls"):
@@ -89,7 +89,7 @@ def _content(said: dict[str, Any], name: str, role: str) -> str:
     content = said.get("content", "")
     if content == "" and (role == TOOL_ROLE or said.get("tool_calls")):
         return ""
-    return _text(content, f"{name}.content")
+    return text_of(content, f"{name}.content")
 
 
 def _weight(value: Any, name: str, role: str) -> int:  # noqa: ANN401 - any JSON value
@@ -98,11 +98,3 @@ def _weight(value: Any, name: str, role: str) -> int:  # noqa: ANN401 - any JSON
     if isinstance(value, bool) or value not in (0, 1):
         raise UnusableRowError(f"{name}.weight is {value!r}; use 0 (no loss) or 1")
     return int(value)
-
-
-def _text(value: Any, name: str) -> str:  # noqa: ANN401 - any JSON value
-    if not isinstance(value, str):
-        raise UnusableRowError(f"{name} is {kind_of(value)}, not text")
-    if not value.strip():
-        raise UnusableRowError(f"{name} is empty")
-    return value

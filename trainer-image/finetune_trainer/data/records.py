@@ -69,6 +69,15 @@ class BadRows:
         return f"Fix {them}, or allow {them} with dataset.maxBadRows: {self.count}{limit}"
 
 
+def text_of(value: Any, name: str) -> str:  # noqa: ANN401 - any JSON value
+    """`value`, called `name`, if it is text that says something. Raises UnusableRowError."""
+    if not isinstance(value, str):
+        raise UnusableRowError(f"{name} is {kind_of(value)}, not text")
+    if not value.strip():
+        raise UnusableRowError(f"{name} is empty")
+    return value
+
+
 def column_names(columns: Iterable[str]) -> str:
     """Names for a message, in order, at most twelve."""
     names = [*columns]
