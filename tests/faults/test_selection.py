@@ -14,7 +14,7 @@ SELECTION = (
     "kill/after/out-of-memory/9",
     "kill/after/deleted-while-training/6",
     "kill/before/deadline-exceeded/10",
-    "kill/after/expired/9",
+    "kill/after/expired/8",
     "answer/create-jobs/503/once",
     "answer/create-jobs/twice/five-times",
     "answer/create-persistentvolumeclaims/late/once",
