@@ -20,14 +20,14 @@ def main() -> None:
         sys.stderr.write(_explain(error))
         sys.exit(2)
     logs.configure(settings.log_level, settings.log_format)
-    _spare_the_garbage_collector()
+    _tune_garbage_collection()
     code = asyncio.new_event_loop().run_until_complete(app.run(settings))
     logging.shutdown()
     # Not sys.exit: kopf may leave a task that no cancellation ends, and a process that stays would watch nothing.
     os._exit(code)
 
 
-def _spare_the_garbage_collector() -> None:
+def _tune_garbage_collection() -> None:
     """Eighty thousand objects of imported modules live as long as the process: no collection needs to walk them again.
 
     What the work leaves behind is collected after ten thousand new objects instead of seven hundred.

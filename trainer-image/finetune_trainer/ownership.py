@@ -20,10 +20,15 @@ OWNER_FILE = "owner.json"
 _FRESH_VOLUME = ("lost+found",)
 
 
+def own_folder(uid: str) -> str:
+    """Name of the folder of job `uid` on a volume that others use too."""
+    return f"job-{uid}"
+
+
 def job_folder(volume: Path, uid: str) -> Path:
     """The folder of job `uid` on `volume`, created and marked as its own; the same at every call."""
     volume.mkdir(parents=True, exist_ok=True)
-    own = volume / f"job-{uid}"
+    own = volume / own_folder(uid)
     if own.is_dir():
         return own
     if _owner(volume) == uid or (_is_fresh(volume) and _claim(volume, uid) == uid):

@@ -7,12 +7,12 @@ import re
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from finetune_api import names
 from finetune_api.conditions import Reason
 from finetune_api.contract import StageResult, parse_result
 from finetune_api.exit_codes import REASON_OF, ExitCode
 from finetune_api.status import Stage
-from finetune_operator.core.observed import Manifest
+from finetune_operator.core.observed import Manifest, condition
+from finetune_operator.core.pod_status import disrupted, is_stage, newest, terminated_state
 
 Verdict = Literal["stop", "retry", "disruption"]
 
@@ -70,7 +70,7 @@ def _observed(pod: Manifest, terminated: dict[str, Any], stage: Stage) -> Cause:
 
 
 def _out_of_memory(pod: Manifest, stage: Stage) -> str:
-    limit = next((c["resources"]["limits"]["memory"] for c in pod["spec"]["containers"] if _is_stage(c)), "its limit")
+    limit = next((c["resources"]["limits"]["memory"] for c in pod["spec"]["containers"] if is_stage(c)), "its limit")
     return (
         f"stage {stage} was ended by the kernel at its memory limit of {limit}: "
         "raise resources.memory, or lower training.microBatchSize or dataset.maxLength"
@@ -82,51 +82,6 @@ def _last_lines(terminated: dict[str, Any]) -> str:
     return lines[-1][:512] if lines else "no message"
 
 
-def newest(pods: tuple[Manifest, ...]) -> Manifest | None:
-    """The pod that was created last."""
-    return max(pods, key=lambda p: (p["metadata"].get("creationTimestamp") or "", _name(p)), default=None)
-
-
-def terminated_state(pod: Manifest) -> dict[str, Any]:
-    """The terminated state of the stage's container; empty while it runs or when the pod never started it."""
-    return (stage_container(pod).get("state") or {}).get("terminated") or {}
-
-
-def waiting_state(pod: Manifest) -> dict[str, Any]:
-    """The waiting state of the stage's container; empty when it does not wait."""
-    return (stage_container(pod).get("state") or {}).get("waiting") or {}
-
-
-def stage_container(pod: Manifest) -> dict[str, Any]:
-    """Status of the stage's container."""
-    statuses = (pod.get("status") or {}).get("containerStatuses") or []
-    return next((s for s in statuses if _is_stage(s)), {})
-
-
-def _is_stage(container: dict[str, Any]) -> bool:
-    return bool(container.get("name") == names.STAGE_CONTAINER)
-
-
-def disrupted(pod: Manifest) -> bool:
-    """Whether the cluster, not the program, ended the pod."""
-    reason = (pod.get("status") or {}).get("reason")
-    return _is_disruption_target(pod) or reason in ("Evicted", "Preempting", "NodeLost", "Shutdown", "Terminated")
-
-
-def replaced(pod: Manifest) -> bool:
-    """Whether the pod has ended and the Job controller, by the Job's podFailurePolicy, puts another in its place."""
-    return _is_disruption_target(pod) and not is_live(pod)
-
-
-def _is_disruption_target(pod: Manifest) -> bool:
-    return condition(pod, "DisruptionTarget") is not None
-
-
-def is_live(pod: Manifest) -> bool:
-    """Whether the pod may still run or write."""
-    return (pod.get("status") or {}).get("phase") not in ("Succeeded", "Failed")
-
-
 def _told_by_job(job: Manifest, stage: Stage) -> Cause:
     """The pod is gone; of a final exit code the Job's podFailurePolicy keeps the number."""
     failed = condition(job, "Failed") or {}
@@ -136,12 +91,6 @@ def _told_by_job(job: Manifest, stage: Stage) -> Cause:
     if reason in RETRYABLE:
         return Cause(Reason.CRASHED, f"{failed.get('reason', 'Failed')}: {message}", "retry")
     return Cause(reason, f"stage {stage} ended with exit code {code[1] if code else ''}, and its pod is gone", "stop")
-
-
-def condition(obj: Manifest, kind: str) -> dict[str, Any] | None:
-    """The condition of type `kind` with status True."""
-    conditions = (obj.get("status") or {}).get("conditions") or []
-    return next((c for c in conditions if c.get("type") == kind and c.get("status") == "True"), None)
 
 
 def _name(obj: Manifest) -> str:

@@ -44,6 +44,12 @@ class Observed:
     refusals: tuple[Refusal, ...] = field(default=())
 
 
+def condition(obj: Manifest, kind: str) -> dict[str, Any] | None:
+    """The condition of type `kind` with status True."""
+    conditions = (obj.get("status") or {}).get("conditions") or []
+    return next((c for c in conditions if c.get("type") == kind and c.get("status") == "True"), None)
+
+
 _METADATA = (
     "name",
     "namespace",

@@ -21,7 +21,7 @@ from finetune_api.status import (
     Progress,
     Stage,
 )
-from finetune_operator.core import checks, failures, queueing, spending, stages, suspension
+from finetune_operator.core import checks, failures, pod_status, queueing, spending, stages, suspension
 from finetune_operator.core import status as statuses
 from finetune_operator.core.actions import Deletion, Event, Patch, Plan, ProgressTarget
 from finetune_operator.core.configuration import Configuration
@@ -30,7 +30,7 @@ from finetune_operator.core.identity import child_name, owned_by, uid_of
 from finetune_operator.core.manifests.job import stage_job
 from finetune_operator.core.manifests.network import network_policies
 from finetune_operator.core.manifests.storage import workspace_claim
-from finetune_operator.core.observed import Manifest, Observed
+from finetune_operator.core.observed import Manifest, Observed, condition
 from finetune_operator.core.timestamps import parse, seconds_between, stamp
 
 __all__ = ["Deletion", "Event", "Patch", "Plan", "ProgressTarget", "plan"]
@@ -243,7 +243,7 @@ class _Planner:
             self._create(stage, child)
 
     def _create(self, stage: Stage, child: Child) -> None:
-        leftovers = [p for p in stages.pods_of(self.observed, stage) if failures.is_live(p)]
+        leftovers = [p for p in stages.pods_of(self.observed, stage) if pod_status.is_live(p)]
         if leftovers:
             self._because(f"waiting until pod {leftovers[0]['metadata']['name']} of an earlier attempt has ended")
             return
@@ -285,10 +285,10 @@ class _Planner:
         self._update(phase=statuses.PHASE_OF[stage])
         if stage in spending.PAID_STAGES and (left := spending.seconds_to_budget(self.spec, self.used)) is not None:
             self._requeue(left)
-        pod = failures.newest(tuple(p for p in view.pods if failures.is_live(p)))
+        pod = pod_status.newest(tuple(p for p in view.pods if pod_status.is_live(p)))
         if pod is None:
             self._because("waiting for the Job controller")
-        elif failures.stage_container(pod).get("state", {}).get("running"):
+        elif pod_status.stage_container(pod).get("state", {}).get("running"):
             self._follow(stage, view, pod)
         else:
             self._wait_for(stage, pod)
@@ -296,7 +296,7 @@ class _Planner:
     def _count_disruptions(self, view: stages.Active) -> None:
         """Of pods that the Job controller replaces by itself, each once: the attempt goes on in a new pod."""
         known = view.child.disrupted_pods
-        new = [uid for uid in map(uid_of, filter(failures.replaced, view.pods)) if uid not in known]
+        new = [uid for uid in map(uid_of, filter(pod_status.replaced, view.pods)) if uid not in known]
         if not new:
             return
         child = view.child.model_copy(update={"disrupted_pods": [*known, *new][-DISRUPTED_PODS_LIMIT:]})
@@ -377,7 +377,7 @@ class _Planner:
 
     def _wait_for(self, stage: Stage, pod: Manifest) -> None:
         waited = seconds_between(pod["metadata"]["creationTimestamp"], self.now)
-        problem = _waiting_for(pod)
+        problem = pod_status.waiting_for(pod)
         if problem is None:
             self._because("the pod is starting")
         elif waited < PATIENCE_SECONDS:
@@ -464,8 +464,8 @@ class _Planner:
             self._update(artifacts=result.artifacts)
 
     def _note_image(self, pods: tuple[Manifest, ...]) -> None:
-        pod = failures.newest(pods)
-        image = failures.stage_container(pod).get("imageID", "") if pod else ""
+        pod = pod_status.newest(pods)
+        image = pod_status.stage_container(pod).get("imageID", "") if pod else ""
         if self.status.plan is not None and image and not self.status.plan.trainer_image:
             self._update(plan=self.status.plan.model_copy(update={"trainer_image": image}))
 
@@ -501,7 +501,7 @@ class _Planner:
 
 
 def _is_live(job: Manifest) -> bool:
-    return not (failures.condition(job, "Complete") or failures.condition(job, "Failed"))
+    return not (condition(job, "Complete") or condition(job, "Failed"))
 
 
 def _deletion(job: Manifest, propagation: str = "Background") -> Deletion:
@@ -517,21 +517,5 @@ def _deletion(job: Manifest, propagation: str = "Background") -> Deletion:
 
 
 def _ended_at(job: Manifest) -> datetime:
-    condition = failures.condition(job, "Complete") or failures.condition(job, "Failed") or {}
-    return parse(condition.get("lastTransitionTime") or job["metadata"]["creationTimestamp"])
-
-
-def _waiting_for(pod: Manifest) -> tuple[Reason, str] | None:
-    """Why a pod does not start, when it is more than a matter of seconds."""
-    waiting = failures.waiting_state(pod)
-    reason = waiting.get("reason") or ""
-    message = waiting.get("message") or reason
-    if reason in ("ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull"):
-        return Reason.IMAGE_UNAVAILABLE, f"the trainer image cannot be pulled: {message}"
-    if reason and reason != "ContainerCreating" and reason != "PodInitializing":
-        return Reason.WAITING, f"the pod cannot start: {reason}: {message}"
-    conditions = (pod.get("status") or {}).get("conditions") or []
-    unscheduled = next((c for c in conditions if c.get("type") == "PodScheduled" and c.get("status") == "False"), None)
-    if unscheduled:
-        return Reason.UNSCHEDULABLE, f"no node can take the pod: {unscheduled.get('message', '')}"
-    return None
+    ended = condition(job, "Complete") or condition(job, "Failed") or {}
+    return parse(ended.get("lastTransitionTime") or job["metadata"]["creationTimestamp"])

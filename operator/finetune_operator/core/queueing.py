@@ -9,9 +9,8 @@ from datetime import datetime
 from typing import Any
 
 from finetune_api import names
-from finetune_operator.core.failures import condition
 from finetune_operator.core.identity import uid_of
-from finetune_operator.core.observed import Manifest, Observed
+from finetune_operator.core.observed import Manifest, Observed, condition
 from finetune_operator.core.timestamps import seconds_between
 
 DOMAIN = "kueue.x-k8s.io/"

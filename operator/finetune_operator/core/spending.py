@@ -10,7 +10,7 @@ from decimal import Decimal
 from finetune_api.conditions import Reason
 from finetune_api.spec import Cost, FineTuneJobSpec
 from finetune_api.status import CostReport, FineTuneJobStatus, PodTime, Stage
-from finetune_operator.core import failures
+from finetune_operator.core import pod_status
 from finetune_operator.core.checks import Failure
 from finetune_operator.core.observed import Manifest, Observed
 from finetune_operator.core.stages import pods_of
@@ -50,7 +50,7 @@ def _started_at(pod: Manifest) -> str:
 
 
 def _seconds(pod: Manifest, now: datetime) -> int:
-    ended_at = failures.terminated_state(pod).get("finishedAt")
+    ended_at = pod_status.terminated_state(pod).get("finishedAt")
     until_now = seconds_between(_started_at(pod), now)
     return max(0, int(until_now - seconds_between(ended_at, now) if ended_at else until_now))
 

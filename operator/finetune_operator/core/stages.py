@@ -7,9 +7,9 @@ from finetune_api.conditions import Reason
 from finetune_api.contract import StageResult, parse_result
 from finetune_api.spec import FineTuneJobSpec
 from finetune_api.status import Child, FineTuneJobStatus, Stage
-from finetune_operator.core import failures
+from finetune_operator.core import failures, pod_status
 from finetune_operator.core.identity import owned_by
-from finetune_operator.core.observed import Manifest, Observed
+from finetune_operator.core.observed import Manifest, Observed, condition
 from finetune_operator.core.status import CONDITION_OF, child_of, get_condition
 
 
@@ -80,16 +80,16 @@ def look_at(stage: Stage, status: FineTuneJobStatus, observed: Observed) -> View
     if job is None:
         return Missing(child)
     pods = pods_of(observed, stage, child.attempt)
-    if failures.condition(job, "Complete"):
+    if condition(job, "Complete"):
         return Completed(child, job, pods, _result(pods, stage))
-    if failures.condition(job, "Failed"):
+    if condition(job, "Failed"):
         return Lost(child, job, failures.cause_of(job, pods, stage))
     return Active(child, job, pods)
 
 
 def _result(pods: tuple[Manifest, ...], stage: Stage) -> StageResult | None:
     for pod in pods:
-        terminated = failures.terminated_state(pod)
+        terminated = pod_status.terminated_state(pod)
         result = parse_result(terminated.get("message") or "")
         if terminated.get("exitCode") == 0 and result and result.stage is stage and result.outcome == "Succeeded":
             return result

@@ -8,8 +8,8 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator
 
 from finetune_api import names
-from finetune_operator.core.failures import is_live
 from finetune_operator.core.observed import Manifest, essence
+from finetune_operator.core.pod_status import is_live
 from finetune_operator.shell.cluster import Listing
 from finetune_operator.shell.kinds import FINE_TUNE_JOB, JOB, POD, UNWATCHED_CHILDREN, WORKLOAD, Kind
 

@@ -13,9 +13,9 @@ from finetune_api import names
 from finetune_api.conditions import Reason
 from finetune_api.contract import ProgressReport, StageResult
 from finetune_api.status import Phase, Progress, Stage
-from finetune_operator.core.failures import is_live
 from finetune_operator.core.identity import child_name, owned_by
 from finetune_operator.core.plan import plan
+from finetune_operator.core.pod_status import is_live
 from world import KilledError, World
 
 

@@ -16,7 +16,7 @@ from typing import Any
 
 import structlog
 
-from finetune_trainer.exporting.publishing import own_folder
+from finetune_trainer.ownership import own_folder
 from finetune_trainer.result import write_atomically
 from finetune_trainer.run import Run
 
@@ -116,7 +116,7 @@ def is_shared(run: Run) -> bool:
 def _volume(run: Run) -> Path:
     """Root of the workspace's claim: the first job on it works there, every other one in a folder of its own."""
     root = run.workspace.root
-    return root.parent if root.name == own_folder(run.request.job) else root
+    return root.parent if root.name == own_folder(run.request.job.uid) else root
 
 
 def _spec_of_rows(run: Run) -> dict[str, Any]:

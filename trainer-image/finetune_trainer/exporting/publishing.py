@@ -13,8 +13,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from finetune_api.contract import JobRef
 from finetune_trainer.errors import OutputUnwritableError, StageError
+from finetune_trainer.ownership import own_folder
 from finetune_trainer.result import sync_directory
 from finetune_trainer.run import Run
 
@@ -105,13 +105,8 @@ def check_destination(run: Run) -> None:
 def workspace_uri(run: Run) -> str:
     """pvc:// URI of the artefacts in the job's own workspace."""
     claim = run.spec.output.workspace.claim_name or f"{run.request.job.name}-workspace"
-    shared = own_folder(run.request.job) if run.workspace.root.name == own_folder(run.request.job) else ""
+    shared = own_folder(run.request.job.uid) if run.workspace.root.name == own_folder(run.request.job.uid) else ""
     return "/".join(part for part in (f"pvc://{claim}", shared, run.workspace.artifacts.name) if part)
-
-
-def own_folder(job: JobRef) -> str:
-    """Folder of a job on a claim that others use too, as ownership.job_folder names it."""
-    return f"job-{job.uid}"
 
 
 @contextmanager
