@@ -1,4 +1,4 @@
-"""What trainer tests share: one core for each test process, and an environment that a stage run in it does not change."""
+"""What trainer tests share: one core for each process, and an environment that a stage run in it does not change."""
 
 import os
 from collections.abc import Iterator
