@@ -414,7 +414,7 @@ REFUSED = (
     Case(
         "mlflow at a file",
         {"spec.reporting.mlflow": {"trackingUri": "file:///tmp"}},
-        "reporting.mlflow.trackingUri must be an address",
+        "reporting needs the address of a server",
     ),
     Case("a price with a comma", {"spec.policy.cost": {"perHour": "2,50"}}, "must be a decimal number in quotes"),
     Case("a price without quotes", {"spec.policy.cost": {"perHour": 2}}, "spec.policy.cost.perHour"),

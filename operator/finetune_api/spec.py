@@ -81,10 +81,13 @@ ExecutionProvider = Annotated[
         63,
     ),
 ]
+_PORT = "([1-9][0-9]{0,3}|[1-5][0-9]{4}|6[0-4][0-9]{3}|65[0-4][0-9]{2}|655[0-2][0-9]|6553[0-5])"
 HttpAddress = Annotated[
     str,
     Matching(
-        "https?://[A-Za-z0-9][!-~]*", "reporting.mlflow.trackingUri must be an address, as in http://mlflow:5000", 512
+        rf"https?://[A-Za-z0-9][A-Za-z0-9.-]*(:{_PORT})?(/[!-~]*)?",
+        "reporting needs the address of a server without user or password, as in http://mlflow:5000",
+        512,
     ),
 ]
 TaintKey = Annotated[str, Matching(f"({LABEL_KEY})?", "must be a taint key, as in nvidia.com/gpu, or empty", 317)]
@@ -597,6 +600,8 @@ class MlflowReporting(ApiModel):
     """Address of the tracking server."""
     experiment: Text = "finetune"
     """Experiment name."""
+    secret_ref: LocalName | None = None
+    """Secret with MLFLOW_TRACKING_TOKEN, or MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD."""
 
 
 class WandbReporting(ApiModel):
@@ -606,6 +611,8 @@ class WandbReporting(ApiModel):
     """Project name."""
     secret_ref: LocalName
     """Secret with WANDB_API_KEY."""
+    base_url: HttpAddress | None = None
+    """Address of a server of one's own; the public one when absent."""
 
 
 class ReportingSpec(ApiModel):

@@ -66,8 +66,6 @@ def _present(spec: FineTuneJobSpec) -> Iterator[str]:
     asked = {
         "method.adapters": spec.method.adapters,
         "distributed.minNodes": spec.distributed.min_nodes,
-        "reporting.mlflow": spec.reporting.mlflow,
-        "reporting.wandb": spec.reporting.wandb,
         "output.credentials": spec.output.credentials,
     }
     yield from (field for field, value in asked.items() if value)

@@ -27,6 +27,8 @@ from finetune_trainer import event_log, ownership
 from finetune_trainer.errors import InvalidSpecError, NotSupportedError, SourceNotFoundError, TrainerTooOldError
 from finetune_trainer.failures import failure_of
 from finetune_trainer.progress import ProgressServer, StageProgress, now
+from finetune_trainer.reporting.servers import trackers_of
+from finetune_trainer.reporting.tracking import tracked
 from finetune_trainer.result import announce, store, write_atomically
 from finetune_trainer.run import Run, Workspace
 
@@ -114,7 +116,9 @@ def _execute(run: Run) -> StageResult:
     _log.info("stage started", threads=run.threads, workspace=str(run.workspace.root))
     _exit_on_sigterm(run)
     module = importlib.import_module(f"finetune_trainer.stages.{run.request.stage}")
-    result: StageResult = module.execute(run)
+    with tracked(run, trackers_of) as (tracked_run, tell):
+        result: StageResult = module.execute(tracked_run)
+        tell(result)
     return result.model_copy(update={"finished_at": result.finished_at or now()})
 
 

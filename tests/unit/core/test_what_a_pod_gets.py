@@ -112,6 +112,41 @@ def test_a_prepare_that_downloads_gets_out_and_no_other_stage() -> None:
     assert download["spec"]["egress"] == [{}]
 
 
+REPORTING = {
+    "mlflow": {"trackingUri": "http://mlflow.tracking:5000/base", "secretRef": "mlflow-token"},
+    "wandb": {"project": "support", "secretRef": "wandb-key"},
+}
+
+
+def test_later_stages_get_out_to_the_ports_of_the_tracking_servers_that_the_job_names() -> None:
+    job = make_job().with_spec(reporting=REPORTING).obj()
+    _, reporting = network_policies(job, FineTuneJobSpec.model_validate(job["spec"]), CONFIGURATION)
+    [rule] = reporting["spec"]["egress"]
+    assert [(port["protocol"], port["port"]) for port in rule["ports"]] == [
+        ("UDP", 53),
+        ("TCP", 53),
+        ("TCP", 443),
+        ("TCP", 5000),
+    ]
+    [stages] = reporting["spec"]["podSelector"]["matchExpressions"]
+    assert stages == {"key": names.LABEL_STAGE, "operator": "NotIn", "values": ["prepare"]}
+
+
+@pytest.mark.parametrize(
+    ("stage", "want"),
+    [
+        (Stage.PREPARE, ["hub-token"]),
+        (Stage.TRAIN, ["mlflow-token", "wandb-key"]),
+        (Stage.EVALUATE, ["mlflow-token", "wandb-key"]),
+        (Stage.EXPORT, ["mlflow-token", "wandb-key"]),
+    ],
+)
+def test_a_stage_gets_the_secrets_that_it_needs_and_no_others(stage: Stage, want: list[str]) -> None:
+    model = {"source": "hf://a/b", "credentials": {"secretRef": "hub-token"}}
+    pod = pod_of_stage(stage, reporting=REPORTING, model=model)["spec"]
+    assert [source["secretRef"]["name"] for source in pod["containers"][0]["envFrom"]] == want
+
+
 @pytest.mark.parametrize("name", ["a", "a" * 253, "with.dots.in-it", "x" * 44 + "-" + "y" * 10])
 def test_child_names_are_labels_that_leave_room_for_a_pods_suffix(name: str) -> None:
     job = make_job(name).obj()

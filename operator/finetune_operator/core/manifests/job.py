@@ -149,11 +149,14 @@ def _resources(spec: FineTuneJobSpec, stage: Stage, memory: str) -> dict[str, An
 
 
 def _credentials(spec: FineTuneJobSpec, stage: Stage) -> list[dict[str, Any]]:
-    if stage is not Stage.PREPARE:
-        return []
-    sources = (spec.model, spec.dataset.train, spec.dataset.eval)
-    secrets = dict.fromkeys(s.credentials.secret_ref for s in sources if s and s.credentials)
-    return [{"secretRef": {"name": name}} for name in secrets]
+    """Secrets of sources for prepare, those of tracking servers for the stages that talk to them."""
+    if stage is Stage.PREPARE:
+        sources = (spec.model, spec.dataset.train, spec.dataset.eval)
+        secrets = [s.credentials.secret_ref for s in sources if s and s.credentials]
+    else:
+        servers = (spec.reporting.mlflow, spec.reporting.wandb)
+        secrets = [s.secret_ref for s in servers if s and s.secret_ref]
+    return [{"secretRef": {"name": name}} for name in dict.fromkeys(secrets)]
 
 
 def _volumes(job: Manifest, spec: FineTuneJobSpec, stage: Stage) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:

@@ -1,6 +1,9 @@
-"""NetworkPolicies of a job's pods: only operator and Prometheus get in, only a prepare that downloads gets out."""
+"""NetworkPolicies of a job's pods: only operator and Prometheus get in; out get a prepare that downloads, and later
+stages to the ports of the tracking servers that the job names.
+"""
 
 from typing import Any
+from urllib.parse import urlsplit
 
 from finetune_api import names
 from finetune_api.spec import FineTuneJobSpec
@@ -9,15 +12,27 @@ from finetune_operator.core.configuration import Configuration
 from finetune_operator.core.identity import child_metadata, labels, policy_name, uid_of
 from finetune_operator.core.observed import Manifest
 
+PUBLIC_WANDB = "https://api.wandb.ai"
+DNS_PORT = 53
+
 
 def network_policies(job: Manifest, spec: FineTuneJobSpec, configuration: Configuration) -> tuple[Manifest, ...]:
-    """The policies of a job; NetworkPolicies add up, so the second one only widens the first for prepare."""
+    """The policies of a job; NetworkPolicies add up, so each further one only widens the first for some stages."""
     if not configuration.network_policies:
         return ()
     policies = [_isolation(job, configuration)]
     if downloads(spec):
         policies.append(_download(job))
+    if addresses := tracking_addresses(spec):
+        policies.append(_reporting(job, addresses))
     return tuple(policies)
+
+
+def tracking_addresses(spec: FineTuneJobSpec) -> list[str]:
+    """Addresses of the tracking servers of spec.reporting."""
+    reporting = spec.reporting
+    mlflow = [reporting.mlflow.tracking_uri] if reporting.mlflow else []
+    return mlflow + ([reporting.wandb.base_url or PUBLIC_WANDB] if reporting.wandb else [])
 
 
 def downloads(spec: FineTuneJobSpec) -> bool:
@@ -49,6 +64,21 @@ def _download(job: Manifest) -> Manifest:
     return _policy(
         job, "download", {"podSelector": {"matchLabels": selector}, "policyTypes": ["Egress"], "egress": [{}]}
     )
+
+
+def _reporting(job: Manifest, addresses: list[str]) -> Manifest:
+    """A policy knows no host names, so what is named is the ports, and name resolution."""
+    tcp = sorted({_port(address) for address in addresses})
+    ports = [{"protocol": "UDP", "port": DNS_PORT}, *({"protocol": "TCP", "port": port} for port in (DNS_PORT, *tcp))]
+    stages = {"key": names.LABEL_STAGE, "operator": "NotIn", "values": [Stage.PREPARE]}
+    selector = {"matchLabels": {names.LABEL_JOB_UID: uid_of(job)}, "matchExpressions": [stages]}
+    spec = {"podSelector": selector, "policyTypes": ["Egress"], "egress": [{"ports": ports}]}
+    return _policy(job, "reporting", spec)
+
+
+def _port(address: str) -> int:
+    parts = urlsplit(address)
+    return parts.port or (443 if parts.scheme == "https" else 80)
 
 
 def _policy(job: Manifest, purpose: str, spec: dict[str, Any]) -> Manifest:
