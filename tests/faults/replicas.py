@@ -45,7 +45,6 @@ def _freeze(number: int, seconds: float, settings: Mapping[str, object]) -> Dist
             _signal(arena.replica, signal.SIGSTOP)
             thaw_at = time.monotonic() + seconds
             arena.injected.append(f"frozen for {seconds:g} s")
-            second.start()
 
         def spoil(request: Request) -> Fault | None:
             nonlocal seen
@@ -54,6 +53,8 @@ def _freeze(number: int, seconds: float, settings: Mapping[str, object]) -> Dist
 
         def check() -> None:
             nonlocal thaw_at
+            if arena.injected and not second.starts:
+                second.start()  # here, where replicas are kept alive: another thread would start it a second time
             if thaw_at and time.monotonic() > thaw_at:
                 thaw_at = 0.0
                 _signal(arena.replica, signal.SIGCONT)
