@@ -9,7 +9,7 @@ LOCAL_CLUSTER := $(PYTHON) -m local_cluster
 TYPED := operator trainer-image scripts/local_cluster scripts/demo scripts/generation scripts/generate.py
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test test-fast test-apiserver test-trainer test-cluster check format generate verify lock \
+.PHONY: help venv demo test test-fast test-apiserver test-faults test-trainer test-local-cluster test-cluster check format generate verify lock \
         images cluster-up cluster-status cluster-down bench-control faults
 
 help:  ## This list
@@ -34,21 +34,26 @@ images: venv  ## Build both images and load them into the cluster
 	@$(BIN)/python -c 'from demo.installation import make_images; print(make_images())'
 
 test: check test-fast  ## Every test; those that wait for an API server run beside those that compute
-	@$(MAKE) --no-print-directory --jobs 2 --output-sync=target test-apiserver test-trainer
+	@$(MAKE) --no-print-directory --jobs 4 --output-sync=target test-trainer test-apiserver test-faults test-local-cluster
 	@$(MAKE) --no-print-directory test-cluster
 
 test-fast: venv  ## Unit tests: no cluster, no training
 	$(BIN)/pytest tests/unit -n 2 -q
 
-test-apiserver: venv  ## The operator, the CRD, the chart and queues against a real API server, controller manager and Kueue
-	$(BIN)/pytest tests/apiserver tests/queues tests/faults tests/chart -q
+test-apiserver: venv  ## The operator, the CRD and the chart against a real API server and controller manager
+	$(BIN)/pytest tests/apiserver tests/chart -q
+
+test-faults: venv  ## Real Kueue, and a selection of the fault campaigns
+	$(BIN)/pytest tests/queues tests/faults -q
 
 test-trainer: venv  ## The stages on tiny models of the Llama, Qwen, Phi and Gemma architectures
 	OMP_NUM_THREADS=1 $(BIN)/pytest tests/trainer -n 2 -q
 
+test-local-cluster: venv  ## The Kubernetes on this machine comes and goes without a trace
+	$(BIN)/pytest tests/cluster_tool -q
+
 test-cluster: venv  ## End to end, with real pods on the local cluster
 	$(BIN)/pytest tests/cluster -q
-	$(BIN)/pytest tests/cluster_tool -q
 
 bench-control: venv  ## Speed, requests and memory of the operator and of Kubeflow Trainer; BENCH="--jobs 1000 --rate 10" and more: --help
 	PYTHONPATH=benchmarks:scripts:tests $(BIN)/python -m control $(BENCH)
