@@ -7,7 +7,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from peft import PeftModel
+from transformers import (
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+    AutoModelForTokenClassification,
+    AutoTokenizer,
+)
 
 from finetune_api.status import Evaluation, Stage
 from finetune_trainer.errors import GateUnmetError
@@ -15,7 +21,7 @@ from finetune_trainer.evaluating.classes import QUESTION, told_by_head, told_by_
 from finetune_trainer.evaluating.rows import EvalRow, load_rows
 from finetune_trainer.models.load import load_tuned
 from finetune_trainer.run import Run
-from finetune_trainer.stages import evaluate
+from finetune_trainer.stages import evaluate, export
 from head_jobs import TOPICS, head_run, make_root, trained
 
 pytestmark = pytest.mark.trainer
@@ -122,3 +128,75 @@ def test_batching_changes_nothing_that_is_told(root: Path) -> None:
         alone = told_by_head(model, [row])
         assert alone.classes == [together.classes[i]]
         assert alone.losses[0] == pytest.approx(together.losses[i], rel=1e-4)
+
+
+def exported(root: Path, task: str, exports: list[dict[str, Any]]) -> tuple[Path, dict[str, Any]]:
+    """Folder and report of the artefacts."""
+    destination = {"destination": f"pvc://out/{task}"}
+    run = head_run(root, Stage.EXPORT, task, task, **PARTS, exports=exports, output=destination)
+    plan = run.plan.model_copy(update={"exports": run.spec.exports})
+    run.workspace.plan.write_text(plan.model_dump_json(by_alias=True, exclude_none=True))
+    run = head_run(root, Stage.EXPORT, task, task, **PARTS, exports=exports, output=destination)
+    (root / "claims" / "out").mkdir(exist_ok=True)
+    export.execute(run)
+    folder = root / "claims" / "out" / task
+    return folder, json.loads((folder / "report.json").read_text())
+
+
+PEFT_AND_WHOLE = [{"name": "adapter", "format": "peft"}, {"name": "merged", "format": "safetensors"}]
+BY_TASK = {TEXT: AutoModelForSequenceClassification, TAGS: AutoModelForTokenClassification}
+
+
+def usual_logits(model: Any, run: Run) -> list[torch.Tensor]:
+    """As an application gets them: a right-padded batch through the model's own forward."""
+    tokenizer = AutoTokenizer.from_pretrained(run.workspace.model)
+    rows = held_rows(run)[:4]
+    batch = tokenizer.pad({"input_ids": [row.input_ids for row in rows]}, return_tensors="pt", padding_side="right")
+    with torch.inference_mode():
+        logits = model(**batch).logits
+    return [part if part.ndim == 1 else part[: len(row.input_ids)] for part, row in zip(logits, rows, strict=True)]
+
+
+@pytest.mark.parametrize("task", [TEXT, TAGS])
+def test_artifacts_load_with_plain_libraries_and_tell_the_same(root: Path, task: str) -> None:
+    folder, report = exported(root, task, PEFT_AND_WHOLE)
+    assert all(artifact["parity"]["passed"] for artifact in report["artifacts"])
+    run = head_run(root, Stage.EXPORT, task, task, **PARTS)
+    whole = BY_TASK[task].from_pretrained(folder / "merged").eval()
+    base = BY_TASK[task].from_pretrained(
+        run.workspace.model, num_labels=whole.config.num_labels, pad_token_id=whole.config.pad_token_id
+    )
+    adapted = PeftModel.from_pretrained(base, folder / "adapter").eval()
+    for ours, theirs in zip(usual_logits(whole, run), usual_logits(adapted, run), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-4)
+    told = told_by_head(load_tuned(run), held_rows(run)).classes
+    places = [[i for i, bit in enumerate(row.completion_mask) if bit] for row in held_rows(run)]
+    for i, logits in enumerate(usual_logits(whole, run)):
+        got = [int(logits.argmax())] if task == TEXT else logits[places[i]].argmax(-1).tolist()
+        assert got == told[i]
+    card = (folder / "README.md").read_text()
+    pipeline = {TEXT: "text-classification", TAGS: "token-classification"}[task]
+    assert f"pipeline_tag: {pipeline}" in card
+    assert "vllm" not in card
+    assert "adapter_model" not in str([*(folder / "merged").iterdir()])
+
+
+def test_onnx_models_pass_the_gate_on_class_logits_and_run_as_their_card_says(root: Path) -> None:
+    exports = [{"name": "onnx", "format": "onnx"}, {"name": "onnx-int8", "format": "onnx", "precision": "int8"}]
+    folder, report = exported(root, TEXT, exports)
+    full, small = report["artifacts"]
+    assert float(full["parity"]["maxAbs"]) < 1e-3
+    assert 0 < float(small["parity"]["kl"]) < 1e-3
+    assert full["checks"]["paddingGap"] < 1e-4
+    assert small["sizeBytes"] < 0.6 * full["sizeBytes"]
+    graph = (folder / "onnx" / "model.onnx").read_bytes()
+    assert b"site-packages" not in graph
+    card = (folder / "README.md").read_text()
+    snippet = card.split("```python\n")[-1].split("```")[0]
+    row = held_rows(head_run(root, Stage.EXPORT, TEXT, TEXT, **PARTS))[0]
+    text = TOPICS[row.reference]
+    said: list[str] = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        exec(snippet.replace("A text.", text), {"print": lambda value: said.extend(value)})  # noqa: S102
+    assert said == [row.reference]
