@@ -16,6 +16,7 @@ from typing import Any
 import yaml
 
 from demo.assets import DATA, assets, extract
+from local_cluster import locations
 
 Rows = list[dict[str, str]]
 HEADER_LINES = 3
@@ -24,7 +25,8 @@ HEADER_LINES = 3
 def main(arguments: list[str] | None = None) -> int:
     """Print both accuracies; the exit code is the job's."""
     parser = argparse.ArgumentParser(prog="r8", description=__doc__)
-    parser.add_argument("--work", type=Path, required=True, help="folder for rows, workspace and artefacts")
+    work = locations.from_environment().cache / "r8"
+    parser.add_argument("--work", type=Path, default=work, help="folder for rows, workspace and artefacts")
     parser.add_argument("--steps", type=int, default=340, help="optimizer steps of 16 rows; 343 are one epoch")
     parser.add_argument("--max-length", type=int, default=128, help="tokens of a story")
     options = parser.parse_args(arguments)
