@@ -7,6 +7,7 @@ process of its own, as `finetune-trainer run` runs it.
 import argparse
 import csv
 import json
+import random
 import subprocess
 import sys
 import time
@@ -20,6 +21,7 @@ from local_cluster import locations
 
 Rows = list[dict[str, str]]
 HEADER_LINES = 3
+SEED = 42
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -29,8 +31,12 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--work", type=Path, default=work, help="folder for rows, workspace and artefacts")
     parser.add_argument("--steps", type=int, default=340, help="optimizer steps of 16 rows; 343 are one epoch")
     parser.add_argument("--max-length", type=int, default=128, help="tokens of a story")
+    parser.add_argument("--test-rows", type=int, help="a sample of so many test rows; all when absent")
     options = parser.parse_args(arguments)
-    rows = {name: _split(options.work / "r8", name) for name in ("train", "test")}
+    rows = {
+        "train": _split(options.work / "r8", "train"),
+        "test": _split(options.work / "r8", "test", options.test_rows),
+    }
     print(f"linear model on tf-idf: accuracy {_linear(rows):.4f} on {len(rows['test'])} test rows", flush=True)
     job = options.work / "job.yaml"
     job.write_text(yaml.safe_dump(_job(options.steps, options.max_length, len(rows["test"]))))
@@ -43,14 +49,15 @@ def main(arguments: list[str] | None = None) -> int:
     return code
 
 
-def _split(folder: Path, name: str) -> Rows:
-    """Rows of a split of R8, written to folder/<name>.jsonl too."""
+def _split(folder: Path, name: str, sample: int | None = None) -> Rows:
+    """Rows of a split of R8, or a sample of them, written to folder/<name>.jsonl too."""
     folder.mkdir(parents=True, exist_ok=True)
     table = folder / f"{name}.tab"
     extract(DATA, next(member for member in DATA.members if name in member), table)
     with table.open(newline="") as file:
         lines = [line for line in list(csv.reader(file, delimiter="\t"))[HEADER_LINES:] if line]
     rows = [{"text": " ".join(story.split()), "label": topic} for topic, story in lines]
+    rows = random.Random(SEED).sample(rows, sample) if sample else rows  # noqa: S311
     (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     return rows
 

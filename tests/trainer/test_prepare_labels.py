@@ -9,6 +9,7 @@ import pytest
 from transformers import AutoTokenizer
 
 from finetune_api.status import DatasetReport
+from finetune_trainer.data import preparation
 from finetune_trainer.data.examples import Example
 from finetune_trainer.data.head_encoding import HeadEncoder
 from finetune_trainer.data.records import UnusableRowError
@@ -118,6 +119,16 @@ def test_a_cut_keeps_the_class_of_a_text_and_the_tags_of_the_words_that_are_left
     assert words.cut(second).labels == ("A",)
 
 
+def test_rows_over_the_limit_fail_or_are_cut_with_their_tags(root: Path) -> None:
+    short = dataset("tags.jsonl", maxLength=16)
+    assert "rows are longer than 16 tokens" in refused(root, InvalidDataError, TAGS, dataset=short)
+    run, report = executed(root, TAGS, dataset={**short, "overLength": "truncate"})
+    assert report.over_length_rows > 20
+    for rows in (loaded(run.workspace.train_rows), loaded(run.workspace.eval_rows)):
+        assert all(len(ids) <= 16 for ids in rows["input_ids"])
+        assert [sum(mask) for mask in rows["completion_mask"]] == [len(classes) for classes in rows["classes"]]
+
+
 def test_a_word_that_no_token_begins_is_refused_by_its_number() -> None:
     tokenizer = AutoTokenizer.from_pretrained(build_tiny_model("llama"))
     tokenizer.add_tokens(["a b"])
@@ -198,12 +209,16 @@ def test_tags_that_mark_no_entities_have_no_entity_metric(root: Path) -> None:
     assert "seqeval judges entities, and the tags DET, NOUN are not of the BIO scheme" in message
 
 
-def test_another_job_on_the_claim_takes_over_the_rows_with_their_labels(root: Path, tmp_path: Path) -> None:
+def test_another_job_on_the_claim_takes_over_the_rows_with_their_labels(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     shared = {"output": {"workspace": {"claimName": "scratch"}}, "dataset": dataset("text.jsonl")}
     first, report = executed(root, TEXT, **shared)
     kept = loaded(first.workspace.train_rows)["classes"]
     for path in (first.workspace.train_rows, first.workspace.eval_rows):
         shutil.rmtree(path)
+    assert [*first.workspace.root.glob("tokenised-rows/*/facts.json")]
+    monkeypatch.setattr(preparation, "_encoded", None)  # nothing is read again
     again, taken = executed(root, TEXT, **shared)
     assert taken == report
     assert loaded(again.workspace.train_rows)["classes"] == kept
