@@ -327,6 +327,29 @@ REFUSED = (
     ),
     Case("a preference task without its objective", {"spec.task": "preference"}, "task: preference needs one of them"),
     Case(
+        "labels for a chat",
+        {"spec.dataset.format": "labelled-text"},
+        "dataset.format: labelled-text and task: classification belong together",
+    ),
+    Case(
+        "tags without words",
+        {"spec.task": "token-classification", "spec.dataset.format": "text"},
+        "dataset.format: tagged-tokens and task: token-classification belong together",
+    ),
+    *(
+        Case(
+            f"{field} of a classifier",
+            {"spec.task": "classification", f"spec.{field}": value},
+            "dataset.lossOn, dataset.tools and model.chatTemplate are about conversations",
+        )
+        for field, value in (("dataset.lossOn", "all"), ("dataset.tools", True), ("model.chatTemplate", "{{ text }}"))
+    ),
+    Case(
+        "a template of words",
+        {"spec.task": "token-classification", "spec.dataset.template": "{tokens}"},
+        "dataset.template cannot build rows of task: token-classification",
+    ),
+    Case(
         "more nodes at least than at most",
         _TWO_NODES | {"spec.distributed.minNodes": 3},
         "distributed.minNodes must not exceed distributed.nodes",
@@ -463,6 +486,9 @@ ACCEPTED = (
         )
         for task in _TASKS
     ),
+    Case("labelled text", {"spec.task": "classification", "spec.dataset.format": "labelled-text"}),
+    Case("a text of columns", {"spec.task": "classification", "spec.dataset.template": "{title}: {body}"}),
+    Case("tagged words", {"spec.task": "token-classification", "spec.dataset.format": "tagged-tokens"}),
     Case("two exports", {"spec.exports": [{"name": "a", "format": "peft"}, {"name": "b", "format": "onnx"}]}),
     Case("a branch with a slash", {"spec.model.revision": "refs/pr/1"}),
     Case("the largest seed", {"spec.training.seed": 2**32 - 1}),

@@ -90,7 +90,15 @@ class StageResult(ApiModel):
         least needed first.
         """
         result = self
-        for shorter in (_halve_history, _halve_history, _drop_history, _cut_warnings, _cut_targets, _cut_message):
+        for shorter in (
+            _halve_history,
+            _halve_history,
+            _drop_history,
+            _cut_labels,
+            _cut_warnings,
+            _cut_targets,
+            _cut_message,
+        ):
             if text := _fitting(result):
                 return text
             result = shorter(result)
@@ -111,6 +119,12 @@ def _halve_history(result: StageResult) -> StageResult:
 
 def _drop_history(result: StageResult) -> StageResult:
     return result.model_copy(update={"history": []})
+
+
+def _cut_labels(result: StageResult) -> StageResult:
+    if result.dataset is None:
+        return result
+    return result.model_copy(update={"dataset": result.dataset.model_copy(update={"labels": []})})
 
 
 def _cut_warnings(result: StageResult) -> StageResult:

@@ -5,6 +5,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, WithJsonSchema
 
+from finetune_api.heads import HEAD_RULES
 from finetune_api.rules import ApiModel, Rule
 from finetune_api.values import (
     LABEL_KEY,
@@ -294,7 +295,7 @@ class Loss(ApiModel):
     """The loss function."""
 
     type: LossName = "default"
-    """default, focal, label-smoothing, class-weighted (rare tokens count more), or a registered name."""
+    """default, focal, label-smoothing, class-weighted (rare tokens or classes count more), or a registered name."""
     gamma: Annotated[float, Field(ge=0)] | None = None
     """focal: exponent of the down-weighting of easy tokens; 2 when absent."""
     smoothing: Annotated[float, Field(ge=0, lt=1)] | None = None
@@ -705,6 +706,7 @@ _FIT_RULES = (
         lambda s: (s.training.objective in PREFERENCE_OBJECTIVES) == (s.task == "preference"),
     ),
     *(_gate_rule(task, metrics) for task, metrics in TASK_METRICS.items()),
+    *HEAD_RULES,
     Rule(
         "self.evaluation.gates.size() == 0 || has(self.dataset.eval) || self.dataset.evalFraction > 0.0",
         "evaluation.gates needs rows to judge on: set dataset.eval or dataset.evalFraction above 0",

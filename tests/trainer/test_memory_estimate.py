@@ -37,6 +37,8 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     rows = [{"text": " ".join(chosen.choice(WORDS) for _ in range(90))} for _ in range(16)]
     (root / "claims" / "data").mkdir()
     (root / "claims" / "data" / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    tagged = [{"tokens": row["text"].split(), "tags": [word[0] for word in row["text"].split()]} for row in rows]
+    (root / "claims" / "data" / "tags.jsonl").write_text("".join(json.dumps(row) + "\n" for row in tagged))
     return root
 
 
@@ -55,11 +57,21 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_the_estimate_is_close_to_the_measured_peak(
     tmp_path: Path, root: Path, method: dict[str, Any], training: dict[str, Any]
 ) -> None:
+    assert_close(tmp_path, root, "completion", "train.jsonl", method, training)
+
+
+def test_the_estimate_of_a_head_is_as_close(tmp_path: Path, root: Path) -> None:
+    assert_close(tmp_path, root, "token-classification", "tags.jsonl", {"type": "lora"}, {"microBatchSize": 8})
+
+
+def assert_close(
+    tmp_path: Path, root: Path, task: str, data: str, method: dict[str, Any], training: dict[str, Any]
+) -> None:
     spec = {
-        "task": "completion",
+        "task": task,
         "method": method,
         "training": {"maxSteps": 2, "batchSize": 8, "precision": "fp32", **training},
-        "dataset": {"train": {"source": "pvc://data/train.jsonl"}, "evalFraction": 0},
+        "dataset": {"train": {"source": f"pvc://data/{data}"}, "evalFraction": 0},
     }
     folder = job_folder(tmp_path / "workspace", UID)
     plan = prepare.execute(replace(make_run(root, **spec), workspace=Workspace(folder))).plan

@@ -11,7 +11,7 @@ from builders import make_plan
 from finetune_api.conditions import Reason
 from finetune_api.contract import TERMINATION_MESSAGE_LIMIT, StageResult, parse_result
 from finetune_api.spec import Export
-from finetune_api.status import Artifact, DatasetReport, Evaluation, HistoryPoint, LongRow, Parity, Stage
+from finetune_api.status import Artifact, DatasetReport, Evaluation, HistoryPoint, LabelCount, LongRow, Parity, Stage
 
 NAMES = [f"production-cpu-int4-candidate-{i}" for i in range(16)]
 
@@ -91,6 +91,18 @@ def test_of_a_long_report_on_data_the_first_warnings_and_the_longest_row_arrive(
     assert found.dataset is not None
     assert (found.message, found.dataset.train_rows) == ("done", 9)
     assert (found.dataset.warnings, found.dataset.longest_rows) == (warnings[:2], rows[:1])
+
+
+def test_of_labels_that_do_not_fit_the_number_arrives() -> None:
+    labels = [LabelCount(label=noise(i)[:128], count=i) for i in range(50)]
+    report = DatasetReport(format="labelled-text", train_rows=9, eval_rows=1, labels=labels, label_count=77)
+    result = StageResult(stage=Stage.PREPARE, outcome="Succeeded", message="done", dataset=report)
+    found = parse_result(result.termination_message())
+    assert found is not None
+    assert found.dataset is not None
+    assert (found.dataset.labels, found.dataset.label_count) == ([], 77)
+    few = result.model_copy(update={"dataset": report.model_copy(update={"labels": labels[:8]})})
+    assert parse_result(few.termination_message()) == few
 
 
 @pytest.mark.parametrize(

@@ -18,6 +18,11 @@ def refused(**parts: Any) -> list[str]:
     [
         ({"model": {"source": "s3://models/tiny"}, "dataset": {"train": {"source": "s3://d/t.jsonl"}}}, []),
         ({"dataset": {"train": {"source": "pvc://d/t.jsonl"}, "tools": True}}, []),
+        ({"task": "classification", "exports": [{"name": "a", "format": "onnx", "precision": "int8"}]}, []),
+        (
+            {"task": "token-classification", "exports": [{"name": "a", "format": "onnx", "precision": "int4"}]},
+            ["exports[0].precision=int4"],
+        ),
         ({"model": {"source": "gs://models/tiny"}}, ["model.source=gs"]),
         ({"dataset": {"train": {"source": "az://d/t.jsonl"}}}, ["dataset.train.source=az"]),
         ({"output": {"destination": "s3://models/bot"}}, ["output.destination=s3"]),

@@ -351,3 +351,14 @@ def test_an_accelerators_memory_is_not_the_pods() -> None:
 )
 def test_packing_counts_sequences_best_fit_first(lengths: list[int], capacity: int, want: int) -> None:
     assert packed_count(lengths, capacity) == want
+
+
+def test_a_head_of_classes_is_trained_whole_and_its_logits_are_few() -> None:
+    facts = replace(FACTS, head="score", module_elements={**FACTS.module_elements, "score": 1152})
+    rows = replace(data(fmt="labelled-text"), loss_on="label", classes=("a", "b"))
+    bare = plan(rows=rows, task="classification")
+    with_head = plan(facts, rows, task="classification", method={"modulesToSave": ["score"]})
+    assert with_head.model.trainable_parameters == bare.model.trainable_parameters + 1152
+    assert with_head.memory.logits < 2**16 < plan().memory.logits
+    assert with_head.metrics == ["eval_loss", "accuracy", "f1", "precision", "recall"]
+    assert with_head.training.loss_on == "label"

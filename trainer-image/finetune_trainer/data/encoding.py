@@ -27,6 +27,8 @@ class EncodedRow:
     """What the model is given in evaluation; empty for text."""
     reference: str
     """What it should answer; empty for text."""
+    labels: tuple[str, ...] = ()
+    """For a head of classes: the class at each token that carries loss."""
 
     @property
     def supervised(self) -> int:

@@ -1,5 +1,6 @@
-"""What a row says: a conversation, a prompt with its completion, or text. Decides the format and judges each row.
+"""What a row says: a conversation, a prompt with its completion, text, or what has labels.
 
+Decides the format and judges each row.
 Must not know any model: how an Example becomes tokens is encoding.py's, and what a turn may say is messages.py's.
 """
 
@@ -8,24 +9,30 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import Any, Literal, cast, get_args
 
+from finetune_api.heads import HEAD_FORMATS
 from finetune_api.spec import DatasetSpec
+from finetune_trainer.data.labelled import label_of, tags_of, words_of
 from finetune_trainer.data.messages import Message, checked_turns, silent_turns
 from finetune_trainer.data.prompt_template import PromptTemplate, parse_template
 from finetune_trainer.data.records import UnusableRowError, column_names, text_of
 from finetune_trainer.data.tools import Tool, called_before_offered, parsed_tools
 from finetune_trainer.errors import InvalidDataError, InvalidSpecError
 
-Format = Literal["messages", "prompt-completion", "text"]
-LossOn = Literal["assistant", "completion", "all"]
+Format = Literal["messages", "prompt-completion", "text", "labelled-text", "tagged-tokens"]
+LossOn = Literal["assistant", "completion", "all", "label"]
 NEEDED: dict[Format, tuple[str, ...]] = {
     "messages": ("messages",),
     "prompt-completion": ("prompt", "completion"),
     "text": ("text",),
+    "labelled-text": ("text", "label"),
+    "tagged-tokens": ("tokens", "tags"),
 }
 LOSS_ON: dict[Format, tuple[LossOn, ...]] = {
     "messages": ("assistant", "completion", "all"),
     "prompt-completion": ("completion", "assistant", "all"),
     "text": ("all",),
+    "labelled-text": ("label",),
+    "tagged-tokens": ("label",),
 }
 """Choices of dataset.lossOn by format, the default first."""
 INSTRUCTION = ("instruction", "input", "output")
@@ -34,7 +41,7 @@ LIKELY_PAIRS = (("question", "answer"), ("input", "output"), ("query", "response
 
 @dataclass(frozen=True)
 class Example:
-    """One row as it is meant: exactly one of messages, prompt with completion, and text."""
+    """One row as it is meant: exactly one of messages, prompt with completion, text, and words."""
 
     messages: tuple[Message, ...] = ()
     tools: tuple[Tool, ...] = ()
@@ -46,6 +53,9 @@ class Example:
     prompt: str = ""
     completion: str = ""
     text: str = ""
+    words: tuple[str, ...] = ()
+    labels: tuple[str, ...] = ()
+    """The label of the text, or the tag of each word; empty for rows that have none."""
 
     @property
     def answer(self) -> str:
@@ -79,8 +89,8 @@ class RowShape:
         return [name for name in columns if name not in used]
 
 
-def shape_of(dataset: DatasetSpec, columns: dict[str, Any], source: str) -> RowShape:
-    """The shape of the rows of `source`, by the first row's `columns` and the spec.
+def shape_of(dataset: DatasetSpec, columns: dict[str, Any], source: str, task: str = "chat") -> RowShape:
+    """The shape of the rows of `source` for `task`, by the first row's `columns` and the spec.
 
     Raises InvalidSpecError or InvalidDataError; the message lists the columns there are and the way out.
     """
@@ -88,7 +98,7 @@ def shape_of(dataset: DatasetSpec, columns: dict[str, Any], source: str) -> RowS
     template = parse_template(dataset.template) if dataset.template else None
     named = _renamed(columns, dataset.columns)
     _check_template(template, named, source)
-    chosen, instructions = _format(dataset, template, named, source)
+    chosen, instructions = _format(dataset, template, named, source, task)
     if dataset.tools and chosen != "messages":
         raise InvalidSpecError(f"dataset.tools: true needs rows with messages; {source} has the format {chosen}")
     return RowShape(chosen, _loss_on(dataset, chosen), dataset.columns, template, instructions, dataset.tools)
@@ -123,15 +133,15 @@ def _similar(name: str, columns: dict[str, Any]) -> str:
 
 
 def _format(
-    dataset: DatasetSpec, template: PromptTemplate | None, columns: dict[str, Any], source: str
+    dataset: DatasetSpec, template: PromptTemplate | None, columns: dict[str, Any], source: str, task: str
 ) -> tuple[Format, bool]:
     """The format, and whether the columns are instruction, input and output."""
     available = {*columns, *({"prompt", "text"} if template else ())}
     instructions = template is None and "prompt" not in columns and {"instruction", "output"} <= available
     if instructions:
         available |= {"prompt", "completion"}
-    if dataset.format != "auto":
-        return _asked_format(dataset, available, columns, source), instructions
+    if dataset.format != "auto" or task in HEAD_FORMATS:
+        return _asked_format(dataset, task, available, columns, source), instructions
     for candidate in _candidates(template is not None):
         if available.issuperset(NEEDED[candidate]):
             return candidate, instructions and candidate == "prompt-completion"
@@ -142,10 +152,12 @@ def _candidates(templated: bool) -> tuple[Format, ...]:
     return ("prompt-completion", "text") if templated else ("messages", "prompt-completion", "text")
 
 
-def _asked_format(dataset: DatasetSpec, available: set[str], columns: dict[str, Any], source: str) -> Format:
-    if dataset.format not in get_args(Format):
-        raise InvalidSpecError(f"dataset.format: {dataset.format} is not one of {', '.join(get_args(Format))}")
-    asked = cast("Format", dataset.format)
+def _asked_format(dataset: DatasetSpec, task: str, available: set[str], columns: dict[str, Any], source: str) -> Format:
+    """The format that the spec names, or the only one that the task has."""
+    name = HEAD_FORMATS.get(task, dataset.format)
+    if name not in get_args(Format):
+        raise InvalidSpecError(f"dataset.format: {name} is not one of {', '.join(get_args(Format))}")
+    asked = cast("Format", name)
     missing = [name for name in NEEDED[asked] if name not in available]
     if missing:
         raise InvalidDataError(
@@ -233,10 +245,22 @@ def _plain_text(shape: RowShape, columns: dict[str, Any]) -> Example:
     return Example(text=text_of(value, "text"))
 
 
+def _labelled(shape: RowShape, columns: dict[str, Any]) -> Example:
+    text = _plain_text(shape, columns).text
+    return Example(text=text, labels=(label_of(_value(columns, "label"), "label"),))
+
+
+def _tagged(_shape: RowShape, columns: dict[str, Any]) -> Example:
+    words = words_of(_value(columns, "tokens"))
+    return Example(words=words, labels=tags_of(_value(columns, "tags"), words))
+
+
 _BUILDERS: dict[Format, Callable[[RowShape, dict[str, Any]], Example]] = {
     "messages": _conversation,
     "prompt-completion": _prompted,
     "text": _plain_text,
+    "labelled-text": _labelled,
+    "tagged-tokens": _tagged,
 }
 
 

@@ -8,27 +8,27 @@ STRATIFIED_UP_TO = 50
 """Most distinct answers that count as labels."""
 
 
-def held_out(labels: Sequence[str | None], fraction: float, seed: int) -> list[int]:
+def held_out(labels: Sequence[str | None], fraction: float, seed: int, most: int = STRATIFIED_UP_TO) -> list[int]:
     """Indices of the held-out rows among `len(labels)`, in order: round(fraction * rows), at least 1, never all.
 
-    `labels` are the answers; where there are at most STRATIFIED_UP_TO different ones, each keeps its share, and one
-    with two rows or more keeps at least one row to train on.
+    `labels` are the answers; where there are at most `most` different ones, each keeps its share, and one with two
+    rows or more keeps at least one row to train on.
     """
     total = len(labels)
     if fraction <= 0 or total < 2:
         return []
     wanted = min(max(1, round(fraction * total)), total - 1)
-    groups = _groups(labels)
+    groups = _groups(labels, most)
     shares = _shares({label: len(rows) for label, rows in groups.items()}, wanted, total)
     chosen = [row for label, rows in groups.items() for row in _drawn(rows, shares[label], seed)]
     return sorted(chosen)
 
 
-def _groups(labels: Sequence[str | None]) -> dict[str | None, list[int]]:
+def _groups(labels: Sequence[str | None], most: int) -> dict[str | None, list[int]]:
     groups: dict[str | None, list[int]] = defaultdict(list)
     for row, label in enumerate(labels):
         groups[label].append(row)
-    few = len(groups) <= STRATIFIED_UP_TO
+    few = len(groups) <= most
     return groups if few else {None: [*range(len(labels))]}
 
 

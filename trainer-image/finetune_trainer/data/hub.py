@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from finetune_trainer.data.class_names import names_in_features, with_names
 from finetune_trainer.data.records import Place, Record, without_nulls
 from finetune_trainer.data.slices import Slice
 from finetune_trainer.errors import InvalidDataError, SourceNotFoundError
@@ -23,8 +24,10 @@ def read_hub_rows(uri: str, part: Slice, pins: Path) -> Iterator[Record]:
     name = hub_name(uri)
     revision = hub_commit(uri, pins)
     rows = _load(uri, name, part, revision)
+    namings = names_in_features(rows.features)
     for number, columns in enumerate(rows, start=1):
-        yield Record(Place(uri, number, "row"), {name: without_nulls(value) for name, value in columns.items()})
+        values = {name: without_nulls(value) for name, value in columns.items()}
+        yield Record(Place(uri, number, "row"), with_names(values, namings))
 
 
 def _load(uri: str, name: str, part: Slice, revision: str) -> Any:  # noqa: ANN401 - a datasets.Dataset

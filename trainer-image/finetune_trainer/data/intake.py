@@ -12,12 +12,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from finetune_api.heads import HEAD_FORMATS
 from finetune_api.spec import DatasetSpec, DataSource
 from finetune_trainer.data.encoding import EncodedRow, RowEncoder
 from finetune_trainer.data.examples import RowShape, shape_of
 from finetune_trainer.data.files import content_digest, data_files, names_of_split, read_files, stored_as
+from finetune_trainer.data.head_encoding import HeadEncoder
 from finetune_trainer.data.holdout import STRATIFIED_UP_TO
 from finetune_trainer.data.hub import hub_commit, read_hub_rows
+from finetune_trainer.data.labels import LabelTally
 from finetune_trainer.data.records import BadRows, Place, Record, UnusableRowError, column_names
 from finetune_trainer.data.slices import DEFAULT_SPLIT, parse_slice
 from finetune_trainer.data.storage import RowFile
@@ -54,6 +57,7 @@ class Intake:
     unseparated: int = 0
     """Rows of plain continuation whose prompt and completion meet without a space."""
     distinct: set[str] = field(default_factory=set)
+    tally: LabelTally = field(default_factory=LabelTally)
 
     @property
     def usable(self) -> int:
@@ -107,18 +111,23 @@ def take_in(source: Source, name: str, dataset: DatasetSpec, encoders: "Encoders
 
 
 class Encoders:
-    """Makes the RowEncoder once the format of the rows is known."""
+    """Makes the encoder once the format of the rows is known."""
 
     def __init__(self, tokenizer: Any, task: str) -> None:  # noqa: ANN401 - any tokenizer
         self._tokenizer = tokenizer
-        self._task = task
-        self._made: dict[str, RowEncoder] = {}
+        self.task = task
+        self._made: dict[str, RowEncoder | HeadEncoder] = {}
 
-    def for_shape(self, shape: RowShape) -> RowEncoder:
+    def for_shape(self, shape: RowShape) -> RowEncoder | HeadEncoder:
         """The encoder of rows of this shape."""
         if shape.loss_on not in self._made:
-            self._made[shape.loss_on] = RowEncoder(self._tokenizer, loss_on=shape.loss_on, task=self._task)
+            self._made[shape.loss_on] = self._make(shape)
         return self._made[shape.loss_on]
+
+    def _make(self, shape: RowShape) -> RowEncoder | HeadEncoder:
+        if shape.format in HEAD_FORMATS.values():
+            return HeadEncoder(self._tokenizer)
+        return RowEncoder(self._tokenizer, loss_on=shape.loss_on, task=self.task)
 
 
 def _take(intake: Intake, record: Record, dataset: DatasetSpec, encoders: Encoders, limit: int, file: RowFile) -> None:
@@ -126,7 +135,7 @@ def _take(intake: Intake, record: Record, dataset: DatasetSpec, encoders: Encode
         intake.bad.add(record.place, record.problem)
         return
     if intake.shape is None:
-        intake.shape = shape_of(dataset, record.columns, f"{record.place.source} {record.place}")
+        intake.shape = shape_of(dataset, record.columns, f"{record.place.source} {record.place}", encoders.task)
     try:
         row = _encoded(intake, intake.shape, record, encoders)
         kept = _within(intake, row, record.place, dataset.over_length, limit)
@@ -138,6 +147,8 @@ def _take(intake: Intake, record: Record, dataset: DatasetSpec, encoders: Encode
         intake.lengths.append(len(kept.input_ids))
         intake.supervised.append(kept.supervised)
         _label(intake, kept.reference)
+        if kept.labels:
+            intake.tally.add(kept.labels, record.place, tagged=intake.shape.format == "tagged-tokens")
         _watch(intake, intake.shape, record, row)
 
 
@@ -196,6 +207,9 @@ def _watch(intake: Intake, shape: RowShape, record: Record, row: EncodedRow) -> 
     intake.unused.update(dict.fromkeys(shape.unused(record.columns)))
     key = hashlib.blake2b(array("i", row.input_ids).tobytes(), digest_size=12).digest()
     first = intake.seen.setdefault(key, record.place)
+    if row.labels and intake.tally.contradicts(key, row.labels):
+        intake.tally.contradictions.add(record.place, f"as {first}")
+        return
     if first is not record.place:
         intake.duplicates.add(record.place, f"as {first}")
 
@@ -221,7 +235,7 @@ def _over_length(intake: Intake, limit: int) -> str:
 
 def warnings_of(intake: Intake) -> list[str]:
     """What looks wrong in the source and is not fatal, one sentence each."""
-    found = []
+    found = intake.tally.warnings(intake.source)
     if intake.bad.count:
         found.append(f"left out: {intake.bad.describe(intake.total)}")
     if intake.unused:

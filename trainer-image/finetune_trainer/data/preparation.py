@@ -4,16 +4,18 @@ Decides the limit of a row and which rows are held out. Must not decide anything
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy
 
+from finetune_api.spec import DatasetSpec
 from finetune_api.status import DatasetReport, LongRow, RowTokens
 from finetune_trainer.data.examples import LossOn
 from finetune_trainer.data.holdout import held_out
 from finetune_trainer.data.intake import Encoders, Intake, Source, labels_of, read_source, take_in, warnings_of
+from finetune_trainer.data.labels import class_names, label_counts, left_in_train, require_known
 from finetune_trainer.data.records import Place
 from finetune_trainer.data.row_cache import is_shared, row_cache
 from finetune_trainer.data.storage import EVAL_COLUMNS, TRAIN_COLUMNS, digest_of, open_rows, save_rows
@@ -35,6 +37,8 @@ class PreparedData:
     """Different answers of the train rows; counted up to one more than can be labels."""
     supervised_share: float
     """Largest part of a row's tokens that carries loss, from 0 to 1."""
+    classes: Sequence[str] = ()
+    """Names of the classes, in their order; empty for tasks without labels."""
 
 
 def prepare_data(
@@ -74,6 +78,7 @@ def _facts(prepared: PreparedData) -> dict[str, Any]:
         **vars(prepared),
         "report": prepared.report.model_dump(mode="json", by_alias=True),
         "train_lengths": [*prepared.train_lengths],
+        "classes": [*prepared.classes],
     }
 
 
@@ -83,24 +88,44 @@ def _from_facts(facts: dict[str, Any]) -> PreparedData:
 
 def _encoded(run: Run, sources: dict[str, Source], encoders: Encoders, limit: int, scratch: Path) -> PreparedData:
     train = _intake(run, "train", sources["train"], encoders, limit, scratch)
+    classes = class_names(train.tally, train.source) if train.tally.rows else []
     rows = open_rows(train.rows)
     dataset = run.spec.dataset
     if dataset.eval is not None:
         held = _intake(run, "eval", sources["eval"], encoders, limit, scratch)
         _require_same_format(train, held)
+        require_known(held.tally, classes, held.source)
         kept: Sequence[int] = range(train.usable)
         eval_rows, eval_indices = open_rows(held.rows), [*range(held.usable)]
         shared = len(train.seen.keys() & held.seen.keys())
         warnings = [*warnings_of(train), *warnings_of(held), *_leak(shared)]
     else:
-        eval_rows, eval_indices = rows, held_out(labels_of(train), dataset.eval_fraction, dataset.shuffle_seed)
+        eval_rows, eval_indices = rows, _held_out(train, dataset)
         outside = set(eval_indices)
         kept = [row for row in range(train.usable) if row not in outside]
         warnings = [*warnings_of(train), *_no_eval(dataset.eval_fraction, len(eval_indices))]
-    save_rows(rows, kept, TRAIN_COLUMNS, run.workspace.train_rows)
+    save_rows(rows, kept, TRAIN_COLUMNS, run.workspace.train_rows, classes)
     if eval_indices:
-        save_rows(eval_rows, eval_indices, EVAL_COLUMNS, run.workspace.eval_rows)
-    return _prepared(train, kept, len(eval_indices), digest_of(rows, kept), warnings)
+        save_rows(eval_rows, eval_indices, EVAL_COLUMNS, run.workspace.eval_rows, classes)
+    prepared = _prepared(train, kept, len(eval_indices), digest_of(rows, kept), warnings)
+    return _with_classes(prepared, run.workspace.train_rows, classes) if classes else prepared
+
+
+def _with_classes(prepared: PreparedData, train_rows: Path, classes: list[str]) -> PreparedData:
+    import datasets
+
+    counts = label_counts(datasets.load_from_disk(str(train_rows)), classes)
+    report = prepared.report.model_copy(update={"labels": counts, "label_count": len(classes)})
+    return replace(prepared, report=report, classes=classes)
+
+
+def _held_out(train: Intake, dataset: DatasetSpec) -> list[int]:
+    """Train rows to judge on. Of rows with labels each label keeps its share, however many there are."""
+    if not train.tally.rows:
+        return held_out(labels_of(train), dataset.eval_fraction, dataset.shuffle_seed)
+    kinds = train.tally.kinds
+    chosen = held_out(kinds, dataset.eval_fraction, dataset.shuffle_seed, most=len(kinds) // 2)
+    return left_in_train(chosen, train.tally.rows)
 
 
 def _row_tokens(lengths: Sequence[int]) -> RowTokens:

@@ -13,6 +13,7 @@ from typing import Any
 
 import pyarrow  # type: ignore[import-untyped]
 
+from finetune_trainer.data.class_names import names_in_schema, with_names
 from finetune_trainer.data.compression import DataFile
 from finetune_trainer.data.records import Place, Record, kind_of, without_nulls
 from finetune_trainer.errors import InvalidDataError
@@ -102,9 +103,11 @@ def _validated(batch: Any) -> Any:  # noqa: ANN401 - pyarrow has no types
 def _rows(file: DataFile, batches: Iterator[Any]) -> Iterator[Record]:
     number = 0
     for batch in batches:
+        namings = names_in_schema(batch.schema.metadata)
         for columns in batch.to_pylist():
             number += 1
-            yield Record(Place(file.name, number, "row"), {name: without_nulls(v) for name, v in columns.items()})
+            values = {name: without_nulls(value) for name, value in columns.items()}
+            yield Record(Place(file.name, number, "row"), with_names(values, namings))
 
 
 def _check_row_groups(file: DataFile, metadata: Any) -> None:  # noqa: ANN401 - pyarrow has no types

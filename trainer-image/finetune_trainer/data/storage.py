@@ -4,7 +4,8 @@ Must not decide which rows are kept. Holds one batch of rows in memory, not the 
 """
 
 import hashlib
-from collections.abc import Iterable
+import json
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -14,6 +15,8 @@ import pyarrow  # type: ignore[import-untyped]
 
 from finetune_trainer.data.encoding import EncodedRow
 
+CLASSES = "classes"
+"""Column of rows for a head: the class at each token that carries loss, as a number; its feature has the names."""
 TRAIN_COLUMNS = ("input_ids", "completion_mask")
 EVAL_COLUMNS = (*TRAIN_COLUMNS, "prompt_ids", "reference")
 _SCHEMA = pyarrow.schema(
@@ -22,6 +25,7 @@ _SCHEMA = pyarrow.schema(
         "completion_mask": pyarrow.list_(pyarrow.int8()),
         "prompt_ids": pyarrow.list_(pyarrow.int32()),
         "reference": pyarrow.string(),
+        "labels": pyarrow.list_(pyarrow.string()),
     }
 )
 _BATCH_ROWS = 512
@@ -48,6 +52,7 @@ class RowFile:
             "completion_mask": [row.mask for row in self._batch],
             "prompt_ids": [row.prompt_ids for row in self._batch],
             "reference": [row.reference for row in self._batch],
+            "labels": [row.labels for row in self._batch],
         }
         self._writer.write_batch(pyarrow.record_batch(columns, schema=_SCHEMA))
         self._batch = []
@@ -68,21 +73,54 @@ def open_rows(path: Path) -> Any:  # noqa: ANN401 - a datasets.Dataset
     return datasets.Dataset.from_file(str(path))
 
 
-def save_rows(rows: Any, indices: Iterable[int], columns: tuple[str, ...], target: Path) -> None:  # noqa: ANN401
-    """Save rows `indices` of `rows`, in that order, as a dataset folder with exactly `columns`."""
+def save_rows(
+    rows: Any,  # noqa: ANN401 - a datasets.Dataset
+    indices: Iterable[int],
+    columns: tuple[str, ...],
+    target: Path,
+    classes: Sequence[str] = (),
+) -> None:
+    """Save rows `indices` of `rows`, in that order, as a dataset folder with exactly `columns`.
+
+    With `classes`, the names of the classes of a head, there is the column CLASSES too.
+    """
     import datasets
 
     datasets.disable_progress_bars()
-    chosen = rows.select_columns([*columns]).select([*indices], keep_in_memory=True)
-    chosen.save_to_disk(str(target), num_proc=None)
+    chosen = rows.select([*indices], keep_in_memory=True)
+    if classes:
+        chosen = _with_classes(chosen, classes, target.name)
+        columns = (*columns, CLASSES)
+    chosen.select_columns([*columns]).save_to_disk(str(target), num_proc=None)
+
+
+def _with_classes(rows: Any, classes: Sequence[str], name: str) -> Any:  # noqa: ANN401 - a datasets.Dataset
+    import datasets
+
+    numbers = {label: number for number, label in enumerate(classes)}
+    scratch = Path(rows.cache_files[0]["filename"])
+    return rows.map(
+        lambda batch: {CLASSES: [[numbers[label] for label in labels] for labels in batch["labels"]]},
+        batched=True,
+        features=datasets.Features({**rows.features, CLASSES: datasets.List(datasets.ClassLabel(names=[*classes]))}),
+        cache_file_name=str(scratch.with_name(f"{scratch.stem}-{name}-classes.arrow")),
+        new_fingerprint=name,  # none is wanted, and computing one would pickle the function
+    )
+
+
+def class_names_of(rows: Any) -> tuple[str, ...]:  # noqa: ANN401 - a datasets.Dataset
+    """Names of the classes of saved `rows`; empty for rows without classes."""
+    return tuple(rows.features[CLASSES].feature.names) if CLASSES in rows.features else ()
 
 
 def digest_of(rows: Any, indices: Iterable[int]) -> str:  # noqa: ANN401 - a datasets.Dataset
-    """sha256:<hex> over the ids and masks of rows `indices`, in that order."""
+    """sha256:<hex> over the ids, masks and labels of rows `indices`, in that order."""
     total = hashlib.sha256()
     for index in indices:
         row = rows[index]
         total.update(len(row["input_ids"]).to_bytes(8, "little"))
         total.update(numpy.asarray(row["input_ids"], dtype="<i4").tobytes())
         total.update(numpy.asarray(row["completion_mask"], dtype="<i1").tobytes())
+        if row["labels"]:
+            total.update(json.dumps(row["labels"]).encode())
     return f"sha256:{total.hexdigest()}"

@@ -34,7 +34,7 @@ def row_losses(
 
 
 def _batch_losses(model: PreTrainedModel, rows: list[EvalRow]) -> np.ndarray:
-    input_ids, attention_mask, supervised = _padded(rows, model.device)
+    input_ids, attention_mask, supervised = padded(rows, model.device)
     losses = torch.zeros(len(rows), dtype=torch.float64)
     # Logits at position i predict token i + 1.
     positions = supervised[:, 1:].any(dim=0).nonzero().flatten()
@@ -47,7 +47,7 @@ def _batch_losses(model: PreTrainedModel, rows: list[EvalRow]) -> np.ndarray:
     return torch.stack([losses, supervised[:, 1:].sum(dim=1).double().cpu()], dim=1).numpy()
 
 
-def _padded(rows: list[EvalRow], device: torch.device) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+def padded(rows: list[EvalRow], device: torch.device) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """input_ids, attention_mask and supervised (bool), each [rows, longest], padded on the right."""
     shape = (len(rows), max(len(row.input_ids) for row in rows))
     input_ids, attention, supervised = (torch.zeros(shape, dtype=torch.long) for _ in range(3))

@@ -11,6 +11,7 @@ import numpy as np
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from finetune_api.spec import LOSS_METRICS
+from finetune_trainer.evaluating.class_metrics import CLASS_METRICS
 from finetune_trainer.evaluating.comparing import Value
 from finetune_trainer.evaluating.generating import answer_limit, greedy_answers
 from finetune_trainer.evaluating.losses import OnRows, row_losses
@@ -30,6 +31,7 @@ VALUES: dict[str, tuple[Value, bool]] = {
     "eval_loss": (mean, False),
     "perplexity": (perplexity, False),
     **{name: (metric.value, metric.higher_is_better) for name, metric in TEXT_METRICS.items()},
+    **{name: (metric.value, True) for name, metric in CLASS_METRICS.items()},
 }
 """By metric: its value of summed statistics, and whether higher is better."""
 

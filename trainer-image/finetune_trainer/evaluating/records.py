@@ -15,7 +15,12 @@ SAMPLES = 10
 
 def keep_samples(workspace: Workspace, task: Task, tuned: Measurement, baseline: Measurement | None) -> None:
     """Write the first SAMPLES answers to results/samples.jsonl: row, prompt, baseline, tuned, reference."""
-    lines = [json.dumps(sample, ensure_ascii=False) + "\n" for sample in _samples(task, tuned, baseline)]
+    write_samples(workspace, _samples(task, tuned, baseline))
+
+
+def write_samples(workspace: Workspace, samples: Sequence[dict[str, Any]]) -> None:
+    """Write `samples` to results/samples.jsonl, one a line."""
+    lines = [json.dumps(sample, ensure_ascii=False) + "\n" for sample in samples]
     write_atomically(samples_path(workspace), "".join(lines).encode())
 
 

@@ -6,7 +6,7 @@ two models pair up row by row.
 
 import random
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +32,8 @@ class EvalRow:
     """What the model is asked; empty where the row has no prompt."""
     reference: str
     """The right answer as text."""
+    classes: list[int] = field(default_factory=list)
+    """For a head: the right class at each token that carries loss."""
 
     @property
     def supervised(self) -> list[int]:
@@ -65,6 +67,7 @@ def _row(index: int, row: dict[str, Any]) -> EvalRow:
         completion_mask=list(row["completion_mask"]),
         prompt_ids=list(row.get("prompt_ids") or ()),
         reference=row.get("reference") or "",
+        classes=list(row.get("classes") or ()),
     )
 
 

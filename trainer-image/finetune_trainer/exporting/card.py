@@ -3,17 +3,24 @@
 from collections.abc import Callable
 from typing import Any
 
+from finetune_trainer.exporting.head_card import PIPELINES, head_labels, head_usage
+
 
 def model_card(report: dict[str, Any], base: str) -> str:
     """The model card as Markdown, from the content of report.json and the name of the base model."""
-    parts = [_front_matter(base), _introduction(report, base), _evaluation(report), _artifacts(report)]
+    task = report["spec"]["task"]
+    parts = [_front_matter(base, task), _introduction(report, base), _evaluation(report), _artifacts(report)]
     method = report["plan"]["method"]["type"]
+    if task in PIPELINES:
+        parts += [head_labels(report), *(head_usage(artifact, base, report) for artifact in report["artifacts"])]
+        return "\n\n".join(part for part in parts if part) + "\n"
     parts += [_usage(artifact, base, method) for artifact in report["artifacts"] if artifact["format"] in USAGE]
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
-def _front_matter(base: str) -> str:
-    return f"---\nbase_model: {base}\npipeline_tag: text-generation\ntags: [fine-tuned]\n---"
+def _front_matter(base: str, task: str) -> str:
+    pipeline = PIPELINES.get(task, "text-generation")
+    return f"---\nbase_model: {base}\npipeline_tag: {pipeline}\ntags: [fine-tuned]\n---"
 
 
 def _introduction(report: dict[str, Any], base: str) -> str:

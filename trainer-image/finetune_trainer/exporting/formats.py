@@ -17,8 +17,10 @@ from transformers import PreTrainedModel
 
 from finetune_api.spec import Export
 from finetune_trainer.exporting import onnx_export
+from finetune_trainer.exporting.head_proof import HeadOnnxModel, own_logits
 from finetune_trainer.exporting.onnx_runtime import FEED, OnnxModel
 from finetune_trainer.exporting.reference import Probe, torch_logits
+from finetune_trainer.models.heads import Head
 from finetune_trainer.models.load import load_model, load_tokenizer
 from finetune_trainer.models.merge import own_dtype, save_whole
 from finetune_trainer.run import Run
@@ -35,6 +37,8 @@ class Sources:
     """The merged model in float32; a folder that exists when a format needs it."""
     scratch: Path
     stops: list[int]
+    head: Head | None = None
+    """The head of the model; None for a language model."""
 
 
 Logits = Iterator[tuple[int, np.ndarray]]
@@ -70,18 +74,19 @@ def model_id(run: Run) -> str:
 
 
 def _open_peft(sources: Sources, folder: Path) -> Opened:
-    base = load_model(sources.run.workspace.model, "fp32", "eager")
-    return _opened(PeftModel.from_pretrained(base, folder, local_files_only=True).eval())
+    head = sources.head
+    base = load_model(sources.run.workspace.model, "fp32", "eager", head=head, new_head=head is not None)
+    return _opened(sources, PeftModel.from_pretrained(base, folder, local_files_only=True).eval())
 
 
 def _write_safetensors(sources: Sources, export: Export, folder: Path) -> None:
     dtype = torch.float32 if export.precision == "fp32" else own_dtype(sources.run.workspace.model)
-    model = load_model(sources.merged, "fp32", "eager")
+    model = load_model(sources.merged, "fp32", "eager", head=sources.head)
     save_whole(model, load_tokenizer(sources.merged), folder, dtype, sources.stops)
 
 
-def _open_safetensors(_sources: Sources, folder: Path) -> Opened:
-    return _opened(load_model(folder, "fp32", "eager"))
+def _open_safetensors(sources: Sources, folder: Path) -> Opened:
+    return _opened(sources, load_model(folder, "fp32", "eager", head=sources.head))
 
 
 def _write_onnx(sources: Sources, export: Export, folder: Path) -> None:
@@ -91,7 +96,12 @@ def _write_onnx(sources: Sources, export: Export, folder: Path) -> None:
         precision=export.precision or "fp32",
         scratch=sources.scratch,
         threads=sources.run.threads,
+        builder="head_exporter" if sources.head else "genai_builder",
     )
+    if sources.head:
+        shutil.copyfile(sources.merged / "config.json", folder / "config.json")
+        load_tokenizer(sources.merged).save_pretrained(folder)
+        return
     _add_no_tokens(folder / "tokenizer_config.json")
 
 
@@ -103,6 +113,8 @@ def _add_no_tokens(path: Path) -> None:
 
 
 def _open_onnx(sources: Sources, folder: Path) -> Opened:
+    if sources.head:
+        return HeadOnnxModel(folder, sources.run.threads, sources.head.pad_token_id)
     model = OnnxModel(folder, sources.run.threads)
 
     def logits(probe: Probe) -> Logits:
@@ -116,8 +128,9 @@ def _open_onnx(sources: Sources, folder: Path) -> Opened:
     return logits
 
 
-def _opened(model: PreTrainedModel) -> Opened:
-    return lambda probe: torch_logits(model, probe)
+def _opened(sources: Sources, model: PreTrainedModel) -> Opened:
+    logits = own_logits if sources.head else torch_logits
+    return lambda probe: logits(model, probe)
 
 
 def _short_name(sources: Sources, export: Export) -> str:

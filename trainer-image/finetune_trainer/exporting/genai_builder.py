@@ -24,7 +24,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--scratch", type=Path, required=True)
     parser.add_argument("--precision", choices=PRECISIONS, required=True)
     options = parser.parse_args(arguments)
-    _end_with_parent()
+    end_with_parent()
     build(options.model, options.output, options.scratch, options.precision)
     return 0
 
@@ -44,7 +44,7 @@ def _parameters(model: Path) -> int:
     return sum(path.stat().st_size for path in model.glob("*.safetensors")) // 4
 
 
-def _end_with_parent() -> None:
+def end_with_parent() -> None:
     """A builder whose stage was killed must not go on writing."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)

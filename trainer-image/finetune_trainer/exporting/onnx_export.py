@@ -13,8 +13,10 @@ from finetune_trainer.errors import NotSupportedError, OutOfMemoryError, StageEr
 _KILLED = -9
 
 
-def build(model: Path, output: Path, *, precision: str, scratch: Path, threads: int) -> None:
-    """Write the ONNX model of the Hugging Face folder `model` into `output`.
+def build(
+    model: Path, output: Path, *, precision: str, scratch: Path, threads: int, builder: str = "genai_builder"
+) -> None:
+    """Write the ONNX model of the Hugging Face folder `model` into `output`; `builder` is a module beside this one.
 
     Raises OutOfMemoryError when the kernel ended the builder, NotSupportedError for an architecture that it does not
     know, OSError when the volume is full, StageError for any other failure, with the builder's last words.
@@ -22,7 +24,7 @@ def build(model: Path, output: Path, *, precision: str, scratch: Path, threads: 
     log = scratch / f"builder-{precision}.log"
     with log.open("wb") as file:
         ended = subprocess.run(
-            _command(model, output, precision, scratch),
+            _command(builder, model, output, precision, scratch),
             stdout=file,
             stderr=subprocess.STDOUT,
             env=_environment(threads, scratch),
@@ -33,9 +35,9 @@ def build(model: Path, output: Path, *, precision: str, scratch: Path, threads: 
         raise _cause(ended.returncode, log.read_text(errors="replace"), precision)
 
 
-def _command(model: Path, output: Path, precision: str, scratch: Path) -> list[str]:
+def _command(builder: str, model: Path, output: Path, precision: str, scratch: Path) -> list[str]:
     places = ["--model", str(model), "--output", str(output), "--scratch", str(scratch / "builder")]
-    return [sys.executable, "-m", "finetune_trainer.exporting.genai_builder", *places, "--precision", precision]
+    return [sys.executable, "-m", f"finetune_trainer.exporting.{builder}", *places, "--precision", precision]
 
 
 def _environment(threads: int, scratch: Path) -> dict[str, str]:

@@ -87,9 +87,14 @@ def _long_probe(rows: Sequence[EvalRow], window: int | None) -> list[Probe]:
     """Rows one after the other, until the window is exceeded: shows a window that is missing or wrong in the graph."""
     if not window:
         return []
-    endless = chain.from_iterable(repeat([token for row in rows for token in row.input_ids]))
-    length = window + BEYOND_WINDOW
-    return [Probe(list(islice(endless, length)), [*range(length - LONG_POSITIONS, length)], [-1] * LONG_POSITIONS)]
+    ids = endless(rows, window)
+    return [Probe(ids, [*range(len(ids) - LONG_POSITIONS, len(ids))], [-1] * LONG_POSITIONS)]
+
+
+def endless(rows: Sequence[EvalRow], window: int) -> list[int]:
+    """The tokens of rows one after the other, again and again, until `window` is exceeded."""
+    tokens = chain.from_iterable(repeat([token for row in rows for token in row.input_ids]))
+    return list(islice(tokens, window + BEYOND_WINDOW))
 
 
 @torch.inference_mode()

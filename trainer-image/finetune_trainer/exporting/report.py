@@ -29,6 +29,7 @@ LIBRARIES = (
     "tokenizers",
     "safetensors",
     "onnx",
+    "onnxscript",
     "onnxruntime",
     "onnxruntime-genai",
     "sacrebleu",

@@ -9,6 +9,7 @@ from finetune_api.spec import MethodSpec
 from finetune_api.status import PlannedMethod
 from finetune_trainer.errors import InvalidSpecError
 from finetune_trainer.models.adaptation import is_feedforward
+from finetune_trainer.models.heads import MODULES, PEFT_TASKS, Head, head_name
 
 ALL_LINEAR = "all-linear"
 START_VALUES = {"pissa": "pissa_niter_16", "olora": "olora"}
@@ -18,18 +19,28 @@ _LEVELS = 1 << 16
 
 
 def make_trainable(
-    model: PreTrainedModel, planned: PlannedMethod, method: MethodSpec, seed: int, *, started: bool = False
+    model: PreTrainedModel,
+    planned: PlannedMethod,
+    method: MethodSpec,
+    seed: int,
+    *,
+    started: bool = False,
+    head: Head | None = None,
 ) -> PreTrainedModel:
     """`model` with what the plan trains in float32 and the rest frozen; the start values follow from `seed`.
 
-    With `started` they are left to the caller, who has those of an earlier attempt (initialization.py).
+    With `started` they are left to the caller, who has those of an earlier attempt (initialization.py). A `head` is
+    trained whole, whatever the method.
     Raises InvalidSpecError when the modules that the plan names are not in the model.
     """
     if planned.type == "full":
         return model.requires_grad_(requires_grad=True)
     set_seed(seed)
+    config = adapter_config(planned, method, started=started)
+    if head is not None:
+        _add_head(config, head, head_name(model))
     try:
-        tuned = get_peft_model(model, adapter_config(planned, method, started=started))
+        tuned = get_peft_model(model, config)
     except ValueError as error:
         raise InvalidSpecError(
             f"method.targetModules or method.modulesToSave does not fit the model: {error}"
@@ -66,6 +77,14 @@ def adapter_config(planned: PlannedMethod, method: MethodSpec, *, started: bool 
         modules_to_save=modules_to_save,
         task_type="CAUSAL_LM",
     )
+
+
+def _add_head(config: PeftConfig, head: Head, name: str) -> None:
+    """Save the head with the adapter. An expression for all layers must not adapt it: PEFT cannot do both."""
+    config.task_type = PEFT_TASKS[head.task]
+    config.modules_to_save = [module for module in (config.modules_to_save or []) if module not in MODULES]
+    if isinstance(config.target_modules, str):
+        config.exclude_modules = {name}
 
 
 def trainable(model: torch.nn.Module) -> dict[str, torch.nn.Parameter]:

@@ -48,6 +48,8 @@ class ModelFacts:
     """All but the output head, in order."""
     module_elements: dict[str, int]
     """Parameters of each named module that has some of its own, by full name."""
+    head: str = ""
+    """Name of the head of classes, which is trained whole; empty for a language model."""
 
     @property
     def linear_names(self) -> list[str]:
@@ -138,7 +140,7 @@ def _facts(config: Any, skeleton: Any) -> ModelFacts:  # noqa: ANN401 - any mode
         key_value_width=groups * head_size,
         caps_attention=bool(getattr(text, "attn_logit_softcapping", None)),
         linear_layers=tuple(_linear_layers(skeleton)),
-        module_elements=_module_elements(skeleton),
+        module_elements=module_elements(skeleton),
     )
 
 
@@ -151,7 +153,8 @@ def _linear_layers(skeleton: Any) -> Iterable[LinearLayer]:  # noqa: ANN401 - an
             yield LinearLayer(name, module.in_features, module.out_features)
 
 
-def _module_elements(skeleton: Any) -> dict[str, int]:  # noqa: ANN401 - any model
+def module_elements(skeleton: Any) -> dict[str, int]:  # noqa: ANN401 - any model
+    """Parameters of each named module of `skeleton` that has some of its own, by full name."""
     own = {name: sum(p.numel() for p in module.parameters()) for name, module in skeleton.named_modules() if name}
     return {name: elements for name, elements in own.items() if elements}
 

@@ -3,6 +3,9 @@
 Decides device, number format and attention. Must not decide what is trained (adapters.py) and must not write anything.
 """
 
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +21,7 @@ from transformers import (
 from transformers.utils.logging import disable_progress_bar
 
 from finetune_trainer.errors import InvalidModelError, SourceNotFoundError
+from finetune_trainer.models.heads import Head, head_module, head_name, head_of
 from finetune_trainer.run import Run
 
 DTYPES: dict[str, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -37,9 +41,18 @@ def _place() -> int | torch.device:
 
 
 def load_model(
-    path: Path, precision: str, attention: str, quantization: BitsAndBytesConfig | None = None
+    path: Path,
+    precision: str,
+    attention: str,
+    quantization: BitsAndBytesConfig | None = None,
+    head: Head | None = None,
+    *,
+    new_head: bool = False,
 ) -> PreTrainedModel:
     """The causal language model in folder `path`, in evaluation mode, with every weight from its safetensors files.
+
+    With `head` it is the model with that head, in float32; with `new_head` the files have none, and its values are for
+    the caller to set.
 
     `precision` is fp32, bf16 or fp16; `attention` is eager, sdpa, flash or auto (sdpa). With `quantization` the linear
     layers are quantized while they are read.
@@ -47,20 +60,25 @@ def load_model(
     """
     _require_folder(path)
     disable_progress_bar()  # a bar is noise in a pod's log
+    kind = head.auto_class if head else AutoModelForCausalLM
     try:
-        model, report = AutoModelForCausalLM.from_pretrained(
-            path,
-            dtype=DTYPES[precision],
-            attn_implementation=ATTENTION.get(attention, attention),
-            use_safetensors=True,
-            output_loading_info=True,
-            quantization_config=quantization,
-            device_map={"": _place()} if quantization else None,
-            **LOCAL_ONLY,
-        )
+        with _unreported() if new_head else nullcontext():
+            model, report = kind.from_pretrained(
+                path,
+                **({"config": head.config(path)} if head else {}),
+                dtype=DTYPES[precision],
+                attn_implementation=ATTENTION.get(attention, attention),
+                use_safetensors=True,
+                output_loading_info=True,
+                quantization_config=quantization,
+                device_map={"": _place()} if quantization else None,
+                **LOCAL_ONLY,
+            )
     except (OSError, ValueError, ImportError, RuntimeError) as error:
         raise InvalidModelError(f"{path} cannot be loaded as a causal language model: {error}") from error
-    _require_whole(path, report)
+    _require_whole(path, report, f"{head_name(model)}." if new_head else None)
+    if head:
+        head_module(model).float()
     return model.eval() if quantization else model.to(device()).eval()
 
 
@@ -87,14 +105,29 @@ def load_tuned(run: Run, precision: str | None = None, attention: str | None = N
 
     `precision` and `attention` are the plan's unless given. Raises SourceNotFoundError when train has not run.
     """
-    tuned = run.workspace.tuned
+    tuned, head = run.workspace.tuned, head_of(run)
     precision = precision or run.plan.training.precision
     attention = attention or run.plan.training.attention
     _require_folder(tuned)
     if not (tuned / ADAPTER_CONFIG).exists():
-        return load_model(tuned, precision, attention)
-    base = load_model(run.workspace.model, precision, attention)
+        return load_model(tuned, precision, attention, head=head)
+    base = load_model(run.workspace.model, precision, attention, head=head, new_head=head is not None)
     return PeftModel.from_pretrained(base, tuned, local_files_only=True).eval()
+
+
+@contextmanager
+def _unreported() -> Iterator[None]:
+    """Without the library's table of tensors that a language model has and a head has not."""
+    logger = logging.getLogger("transformers.modeling_utils")
+
+    def is_other(record: logging.LogRecord) -> bool:
+        return "LOAD REPORT" not in record.getMessage()
+
+    logger.addFilter(is_other)
+    try:
+        yield
+    finally:
+        logger.removeFilter(is_other)
 
 
 def _require_folder(path: Path) -> None:
@@ -102,9 +135,9 @@ def _require_folder(path: Path) -> None:
         raise SourceNotFoundError(f"{path} is missing or not a folder: the stage that makes it must run first")
 
 
-def _require_whole(path: Path, report: dict[str, Any]) -> None:
-    """Refuse what transformers would fill with random numbers."""
-    absent = sorted(report.get("missing_keys", ()))
+def _require_whole(path: Path, report: dict[str, Any], besides: str | None = None) -> None:
+    """Refuse what transformers would fill with random numbers, but for tensors whose name begins with `besides`."""
+    absent = sorted(key for key in report.get("missing_keys", ()) if besides is None or not key.startswith(besides))
     misshapen = sorted(str(key[0] if isinstance(key, tuple) else key) for key in report.get("mismatched_keys", ()))
     if absent or misshapen:
         names = ", ".join([*absent, *misshapen][:5])

@@ -52,7 +52,9 @@ def _untie_if_different(model: PreTrainedModel) -> None:
 
 def _remember_stops(model: PreTrainedModel, stops: list[int]) -> None:
     """Serving must stop where training taught to; a sampling setting that transformers refuses to save is repaired."""
-    settings = model.generation_config
+    settings = getattr(model, "generation_config", None)
+    if settings is None:  # a head of classes generates nothing
+        return
     settings.eos_token_id = stops
     if any(getattr(settings, name, None) is not None for name in ("temperature", "top_p", "top_k")):
         settings.do_sample = True

@@ -1,9 +1,11 @@
 """Which metrics are measured and which artefacts are made. Pure."""
 
+from finetune_api.heads import HEAD_FORMATS
 from finetune_api.spec import TASK_METRICS, Export, FineTuneJobSpec
 from finetune_trainer.data.holdout import STRATIFIED_UP_TO
 from finetune_trainer.errors import InvalidSpecError
 from finetune_trainer.planning.facts import DataFacts
+from finetune_trainer.planning.head_checks import head_metrics, require_entities
 
 
 def metrics_of(spec: FineTuneJobSpec, data: DataFacts) -> list[str]:
@@ -24,6 +26,8 @@ def metrics_of(spec: FineTuneJobSpec, data: DataFacts) -> list[str]:
 
 
 def _usual_metrics(spec: FineTuneJobSpec, data: DataFacts) -> list[str]:
+    if spec.task in HEAD_FORMATS:
+        return head_metrics(spec.task, data.classes)
     usual = ["eval_loss", "perplexity"]
     if data.report.format == "text":
         return usual
@@ -38,6 +42,7 @@ def _require_metric(metric: str, spec: FineTuneJobSpec, data: DataFacts) -> None
         raise InvalidSpecError(
             f"evaluation.metrics: {metric} is not a metric of task {spec.task}; choose from {', '.join(known)}"
         )
+    require_entities(metric, data.classes)
     if data.report.format == "text" and metric not in ("eval_loss", "perplexity"):
         raise InvalidSpecError(
             f"evaluation: {metric} compares answers, and rows of format text have none; use eval_loss or perplexity, "

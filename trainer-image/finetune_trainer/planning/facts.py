@@ -27,6 +27,8 @@ class DataFacts:
     distinct_answers: int
     supervised_share: float
     """Largest part of a row's tokens that carries loss."""
+    classes: Sequence[str] = ()
+    """Names of the classes of a head; empty for tasks without labels."""
 
 
 @dataclass(frozen=True)

@@ -119,6 +119,8 @@ class TrainingShape:
     optimizer: str = "adamw"
     whole_logits: bool = False
     """Whether the loss needs the logits of all supervised positions at once."""
+    classes: int = 0
+    """Logits of a position that tells a class; 0 for a language model, which has one for each word."""
 
 
 def estimate(facts: ModelFacts, adapter: Adapter | None, shape: TrainingShape, limit: int | None) -> MemoryPlan:
@@ -237,7 +239,7 @@ def _adapter_bytes(adapter: Adapter | None, item: int) -> int:
 def logits_bytes(facts: ModelFacts, shape: TrainingShape) -> int:
     """Bytes of the logits and what is computed from them."""
     positions = max(1, round(shape.micro_batch * shape.length * shape.supervised_share))
-    whole = positions * facts.vocabulary * FLOAT32
+    whole = positions * (shape.classes or facts.vocabulary) * FLOAT32
     return LOGITS_COPIES * (whole if shape.whole_logits else min(whole, LOGITS_WHOLE_BYTES))
 
 

@@ -90,7 +90,7 @@ def adapter_of(spec: FineTuneJobSpec, facts: ModelFacts) -> Adapter | None:
         rank=0 if rescales else method.rank,
         layers=tuple(layers),
         dropout=0.0 if rescales else method.dropout,
-        saved_elements=_saved_elements(method.modules_to_save, facts),
+        saved_elements=_saved_elements(_whole_modules(method, facts), facts),
         base=_quantized_base(method, facts),
     )
 
@@ -117,6 +117,11 @@ def _quantized_base(method: MethodSpec, facts: ModelFacts) -> QuantizedBase | No
 
 def _is_saved(name: str, modules: Sequence[str]) -> bool:
     return any(part in modules for part in name.split("."))
+
+
+def _whole_modules(method: MethodSpec, facts: ModelFacts) -> list[str]:
+    """Modules that are trained whole: as asked, and a head of classes."""
+    return [*dict.fromkeys([*([facts.head] if facts.head else []), *method.modules_to_save])]
 
 
 def _saved_elements(modules: Sequence[str], facts: ModelFacts) -> int:
@@ -234,6 +239,7 @@ def _fitting(
         quadratic_attention=attention(spec, facts, machine) == "eager",
         optimizer=spec.training.optimizer,
         whole_logits=spec.training.loss.type != "default",
+        classes=len(data.classes),
     )
     tried = [
         replace(shape, micro_batch=micro, checkpointing=checkpointing)

@@ -5,11 +5,13 @@ nothing: whether the job goes on to export is decided by the gates here.
 """
 
 from finetune_api.contract import StageResult
+from finetune_api.heads import HEAD_FORMATS
 from finetune_api.status import Evaluation, Stage
 from finetune_trainer.errors import GateUnmetError
 from finetune_trainer.evaluating.comparing import Difference, difference
 from finetune_trainer.evaluating.gates import judge, unmet
 from finetune_trainer.evaluating.generating import stop_ids
+from finetune_trainer.evaluating.head_contest import contest, head_passes
 from finetune_trainer.evaluating.measuring import VALUES, Measurement, Task, measure
 from finetune_trainer.evaluating.models import Contestants
 from finetune_trainer.evaluating.records import keep_comparison, keep_samples
@@ -24,9 +26,8 @@ def execute(run: Run) -> StageResult:
     Raises GateUnmetError, which carries the evaluation, when a bar is not cleared, and InvalidDataError without rows.
     """
     rows = load_rows(run.workspace.eval_rows, run.spec.evaluation.max_rows, run.spec.dataset.shuffle_seed)
-    tuned, baseline, task = _measured(run, rows)
+    tuned, baseline = _classes(run, rows) if run.spec.task in HEAD_FORMATS else _words(run, rows)
     differences = _differences(tuned, baseline, run.spec.training.seed)
-    keep_samples(run.workspace, task, tuned, baseline)
     keep_comparison(run.workspace, differences)
     evaluation = _evaluation(run, len(rows), tuned, baseline)
     if bars := unmet(evaluation.gates):
@@ -37,6 +38,16 @@ def execute(run: Run) -> StageResult:
         message=_message(len(rows), tuned, differences),
         evaluation=evaluation,
     )
+
+
+def _classes(run: Run, rows: list[EvalRow]) -> tuple[Measurement, Measurement | None]:
+    return contest(run, rows, _metrics(run), _Progress(run, len(rows), head_passes(run) * len(rows)))
+
+
+def _words(run: Run, rows: list[EvalRow]) -> tuple[Measurement, Measurement | None]:
+    tuned, baseline, task = _measured(run, rows)
+    keep_samples(run.workspace, task, tuned, baseline)
+    return tuned, baseline
 
 
 def _measured(run: Run, rows: list[EvalRow]) -> tuple[Measurement, Measurement | None, Task]:
@@ -94,7 +105,7 @@ def _evaluation(run: Run, rows: int, tuned: Measurement, baseline: Measurement |
 def _message(rows: int, tuned: Measurement, differences: list[Difference]) -> str:
     if not differences:
         return f"{rows} held-out rows: " + ", ".join(f"{name} {value:.4g}" for name, value in tuned.values.items())
-    shown = [d for d in differences if d.metric in ("eval_loss", "exact-match", "rougeL")]
+    shown = [d for d in differences if d.metric in ("eval_loss", "exact-match", "rougeL", "accuracy", "f1", "seqeval")]
     return f"{rows} held-out rows, tuned against base: " + "; ".join(map(_sentence, shown))
 
 

@@ -20,9 +20,11 @@ from finetune_trainer.exporting.card import model_card
 from finetune_trainer.exporting.digests import list_files
 from finetune_trainer.exporting.formats import FORMATS, Sources, model_id
 from finetune_trainer.exporting.gate import Proof, opened, prove_application, prove_logits
+from finetune_trainer.exporting.head_proof import HeadOnnxModel, head_reference, prove_padding
 from finetune_trainer.exporting.publishing import CARD, Destination, remove, writing
 from finetune_trainer.exporting.reference import PROBES, Reference, compute
 from finetune_trainer.exporting.report import Report
+from finetune_trainer.models.heads import head_of
 from finetune_trainer.models.load import load_tokenizer, load_tuned
 from finetune_trainer.models.merge import merged, save_whole
 from finetune_trainer.ownership import confirm_attempt
@@ -90,10 +92,10 @@ def _sources(run: Run, scratch: Path, exports: list[Export]) -> tuple[Sources, R
     torch.set_num_threads(run.threads)
     model = load_tuned(run, precision="fp32", attention="eager")
     tokenizer = load_tokenizer(run.workspace.tuned)
-    rows = held_out(run)
-    stops = stop_ids(model, tokenizer, rows)
-    reference = compute(model, rows, stops, scratch / "reference.npy")
-    sources = Sources(run, scratch / "merged", scratch, stops)
+    rows, head = held_out(run), head_of(run)
+    stops = [] if head else stop_ids(model, tokenizer, rows)
+    reference = head_reference(model, head, rows) if head else compute(model, rows, stops, scratch / "reference.npy")
+    sources = Sources(run, scratch / "merged", scratch, stops, head)
     if any(FORMATS[export.format].needs_merged for export in exports):
         save_whole(merged(model), tokenizer, sources.merged, torch.float32, stops)
     return sources, reference
@@ -121,6 +123,8 @@ def _prove(sources: Sources, reference: Reference, export: Export, precision: st
     run = sources.run
     model = opened(export, lambda: FORMATS[export.format].open(sources, folder))
     proof = prove_logits(export, precision, model, reference)
+    if isinstance(model, HeadOnnxModel):
+        return Proof(proof.parity, {**proof.checks, "paddingGap": prove_padding(export, model, reference)})
     del model
     if export.format != "onnx":
         return proof

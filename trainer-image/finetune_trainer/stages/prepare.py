@@ -15,12 +15,14 @@ from finetune_trainer.data.intake import COPIES
 from finetune_trainer.data.preparation import PreparedData, prepare_data
 from finetune_trainer.errors import InvalidModelError, NotSupportedError
 from finetune_trainer.exporting.publishing import check_destination
+from finetune_trainer.models.heads import require_head, with_head
 from finetune_trainer.models.inspection import ModelFacts, inspect_model
 from finetune_trainer.models.load import load_tokenizer
 from finetune_trainer.models.sources import SourcedModel, bring_model
 from finetune_trainer.ownership import confirm_attempt
 from finetune_trainer.planning.cpu_features import multiplies_bf16
 from finetune_trainer.planning.facts import DataFacts, Machine, ModelOrigin
+from finetune_trainer.planning.head_checks import check_head
 from finetune_trainer.planning.memory import human
 from finetune_trainer.planning.resolve import resolve
 from finetune_trainer.result import write_atomically
@@ -37,8 +39,10 @@ def execute(run: Run) -> StageResult:
     run.progress.update(1, STEPS)
     facts = inspect_model(run.workspace.model, model.tensors, run.spec.model.source)
     _log.info("model", architecture=facts.architecture, parameters=facts.parameters, digest=model.digest)
+    require_head(run.workspace.model, run.spec.task, run.spec.model.source)
     data = _prepare_rows(run, facts, model.digest)
     run.progress.update(3, STEPS)
+    facts = with_head(facts, run.workspace.model, run.spec.task, data.classes, run.spec.model.source)
     plan = _plan(run, model, facts, data)
     confirm_attempt(run.workspace.root, run.request)
     write_atomically(run.workspace.plan, plan.model_dump_json(by_alias=True, exclude_none=True, indent=1).encode())
@@ -59,6 +63,7 @@ def _check_spec(run: Run) -> None:
         )
     check_extra(run.spec.training.extra)
     check_loss(run.spec.training.loss)
+    check_head(run.spec)
     check_destination(run)
 
 
@@ -93,7 +98,9 @@ def _plan(run: Run, model: SourcedModel, facts: ModelFacts, data: PreparedData) 
         run.spec,
         ModelOrigin(run.spec.model.source, model.revision, model.digest),
         facts,
-        DataFacts(data.report, data.train_lengths, data.loss_on, data.distinct_answers, data.supervised_share),
+        DataFacts(
+            data.report, data.train_lengths, data.loss_on, data.distinct_answers, data.supervised_share, data.classes
+        ),
         Machine(
             accelerator=run.spec.resources.accelerator is not None,
             cpu_bf16=multiplies_bf16(),

@@ -118,7 +118,7 @@ def _keep_best(training: _Training) -> None:
 
 def _finish(training: _Training) -> StageResult:
     run, trainer = training.run, training.trainer
-    guards.require_learning(trainer.model, run.workspace.model, trainer.start)
+    trainer.require_learning()
     summary = _summary(training)
     start = start_values(run)
     write_tuned(run.workspace.tuned, trainer.model, trainer.processing_class, run.plan.model, summary, start)

@@ -9,7 +9,9 @@ from peft import PeftModel
 from transformers import EarlyStoppingCallback, PreTrainedModel, PrinterCallback, TrainerCallback
 
 from finetune_trainer import ownership
+from finetune_trainer.data.storage import CLASSES
 from finetune_trainer.models.adapters import make_trainable
+from finetune_trainer.models.heads import Head, head_of, start_head
 from finetune_trainer.models.initialization import (
     initialize_loftq,
     keep_start,
@@ -23,6 +25,7 @@ from finetune_trainer.training import rows as training_rows
 from finetune_trainer.training.arguments import sft_config, weights_precision
 from finetune_trainer.training.callbacks import OwedEvaluation, ProgressReporter, StopOnPreemption, StrategyGuard
 from finetune_trainer.training.checkpoints import CheckpointStore, digest_of
+from finetune_trainer.training.head_trainer import HeadCollator, HeadTrainer
 from finetune_trainer.training.preemption import Preemption
 from finetune_trainer.training.rows import RowCollator
 from finetune_trainer.training.stage_trainer import StageTrainer
@@ -58,16 +61,18 @@ def build_trainer(run: Run, store: CheckpointStore, preemption: Preemption) -> t
     torch.set_num_threads(run.threads)
     os.environ["TENSORBOARD_LOGGING_DIR"] = str(run.workspace.tensorboard)
     tokenizer = load_tokenizer(run.workspace.model, run.spec.model.chat_template)
+    head = head_of(run)
     train_rows, eval_rows = _rows(run)
     reporter = ProgressReporter(run)
     callbacks = _callbacks(run, preemption, reporter)
-    trainer = StageTrainer(
+    kind, collator = (HeadTrainer, HeadCollator) if head else (StageTrainer, RowCollator)
+    trainer: StageTrainer = kind(
         run,
         store,
         preemption,
-        model=_model(run),
+        model=_model(run, head),
         args=sft_config(run),
-        data_collator=RowCollator(int(tokenizer.pad_token_id), 8 if torch.cuda.is_available() else 1),
+        data_collator=collator(int(tokenizer.pad_token_id), 8 if torch.cuda.is_available() else 1),
         train_dataset=train_rows,
         eval_dataset=eval_rows,
         processing_class=tokenizer,
@@ -87,13 +92,16 @@ def start_values(run: Run) -> Path | None:
     return run.workspace.start_values / f"{run_digest(run).removeprefix('sha256:')}.safetensors"
 
 
-def _model(run: Run) -> PreTrainedModel:
+def _model(run: Run, head: Head | None) -> PreTrainedModel:
     method, precision = run.spec.method, weights_precision(run)
-    quantization = bitsandbytes_config(method, DTYPES[precision])
-    base = load_model(run.workspace.model, precision, run.plan.training.attention, quantization)
+    quantization = bitsandbytes_config(method, DTYPES[precision], classes=head is not None)
+    attention, seed = run.plan.training.attention, run.spec.training.seed
+    base = load_model(run.workspace.model, precision, attention, quantization, head, new_head=head is not None)
+    if head is not None:
+        start_head(base, seed)
     start = start_values(run)
     started = start is not None and start.exists()
-    model = make_trainable(base, run.plan.method, method, run.spec.training.seed, started=started)
+    model = make_trainable(base, run.plan.method, method, seed, started=started, head=head)
     if start is not None:
         _set_start(run, model, start)
     return model
@@ -111,7 +119,8 @@ def _set_start(run: Run, model: PeftModel, start: Path) -> None:
 
 def _rows(run: Run) -> tuple[Dataset, Dataset | None]:
     train = training_rows.load_rows(run.workspace.train_rows)
-    training_rows.require_supervision(train)
+    if CLASSES not in train.column_names:  # a class may be told at the first token
+        training_rows.require_supervision(train)
     if run.plan.training.packing:
         cache = run.workspace.train_rows.parent / "packed" / "train.arrow"
         train = training_rows.packed(train, run.plan.training.max_length, cache)

@@ -71,6 +71,11 @@ def fingerprints(model: torch.nn.Module) -> dict[str, str]:
     return {name: _fingerprint(weight) for name, weight in trainable(model).items()}
 
 
+def fingerprints_of(module: torch.nn.Module) -> dict[str, str]:
+    """SHA-256 of each weight of `module`, by name."""
+    return {name: _fingerprint(weight) for name, weight in module.named_parameters()}
+
+
 def require_learning(model: torch.nn.Module, base: Path, start: Mapping[str, str]) -> None:
     """Raises LearnedNothingError unless the trained weights exist, are finite, and differ from those they started from.
 

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from datasets import Dataset, load_from_disk
 
+from finetune_trainer.data.storage import CLASSES
 from finetune_trainer.errors import LearnedNothingError, SourceNotFoundError
 from finetune_trainer.training.checkpoints import digest_of, file_sha256
 
@@ -22,10 +23,11 @@ _POOL = 50
 
 
 def load_rows(folder: Path) -> Dataset:
-    """The rows that prepare wrote, with input_ids and completion_mask only. Raises SourceNotFoundError."""
+    """The rows that prepare wrote, with what training reads of them. Raises SourceNotFoundError."""
     if not folder.is_dir():
         raise SourceNotFoundError(f"{folder} is missing: stage prepare must run first")
-    return load_from_disk(str(folder)).select_columns([*COLUMNS])
+    rows = load_from_disk(str(folder))
+    return rows.select_columns([*COLUMNS, *({CLASSES} & {*rows.column_names})])
 
 
 def packed(rows: Dataset, max_length: int, cache: Path) -> Dataset:

@@ -172,6 +172,10 @@ class StageTrainer(SFTTrainer):
         if not any("eval_loss" in entry and entry["step"] == step for entry in self.state.log_history):
             self._determine_best_metric(self.evaluate())
 
+    def require_learning(self) -> None:
+        """Raises LearnedNothingError unless the trained weights differ from those that training started from."""
+        guards.require_learning(self.model, self.run.workspace.model, self.start)
+
     # -- checkpoints --------------------------------------------------------------------------------------------
 
     def _stop_with_checkpoint(self) -> None:
