@@ -7,11 +7,11 @@ from collections.abc import Iterator
 
 from finetune_api.spec import DataSource, FineTuneJobSpec
 
-TASKS = ("chat", "completion", "summarization")
-OBJECTIVES = ("sft",)
+TASKS = ("chat", "completion", "summarization", "preference")
+OBJECTIVES = ("sft", "dpo", "orpo", "kto")
 SOURCE_SCHEMES = ("pvc", "hf", "s3")
 DESTINATION_SCHEMES = ("pvc",)
-FORMATS = ("auto", "messages", "prompt-completion", "text")
+FORMATS = ("auto", "messages", "prompt-completion", "text", "preference")
 STRATEGIES = ("auto", "none")
 EXPORT_FORMATS = ("peft", "safetensors", "onnx")
 ONNX_PROVIDERS = ("auto", "CPUExecutionProvider")

@@ -4,7 +4,7 @@ Must not decide which rows are kept. Holds one batch of rows in memory, not the 
 """
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -15,13 +15,19 @@ import pyarrow  # type: ignore[import-untyped]
 from finetune_trainer.data.encoding import EncodedRow
 
 TRAIN_COLUMNS = ("input_ids", "completion_mask")
-EVAL_COLUMNS = (*TRAIN_COLUMNS, "prompt_ids", "reference")
+ASKED_COLUMNS = ("prompt_ids", "reference")
+PAIR_COLUMNS = ("other_ids", "other_mask")
+VERDICT_COLUMNS = (*PAIR_COLUMNS, "desirable")
+EVAL_COLUMNS = (*TRAIN_COLUMNS, *ASKED_COLUMNS)
 _SCHEMA = pyarrow.schema(
     {
         "input_ids": pyarrow.list_(pyarrow.int32()),
         "completion_mask": pyarrow.list_(pyarrow.int8()),
         "prompt_ids": pyarrow.list_(pyarrow.int32()),
         "reference": pyarrow.string(),
+        "other_ids": pyarrow.list_(pyarrow.int32()),
+        "other_mask": pyarrow.list_(pyarrow.int8()),
+        "desirable": pyarrow.bool_(),
     }
 )
 _BATCH_ROWS = 512
@@ -48,6 +54,9 @@ class RowFile:
             "completion_mask": [row.mask for row in self._batch],
             "prompt_ids": [row.prompt_ids for row in self._batch],
             "reference": [row.reference for row in self._batch],
+            "other_ids": [row.other.input_ids if row.other else None for row in self._batch],
+            "other_mask": [row.other.mask if row.other else None for row in self._batch],
+            "desirable": [row.desirable for row in self._batch],
         }
         self._writer.write_batch(pyarrow.record_batch(columns, schema=_SCHEMA))
         self._batch = []
@@ -68,12 +77,18 @@ def open_rows(path: Path) -> Any:  # noqa: ANN401 - a datasets.Dataset
     return datasets.Dataset.from_file(str(path))
 
 
-def save_rows(rows: Any, indices: Iterable[int], columns: tuple[str, ...], target: Path) -> None:  # noqa: ANN401
-    """Save rows `indices` of `rows`, in that order, as a dataset folder with exactly `columns`."""
+def save_rows(
+    rows: Any,  # noqa: ANN401 - a datasets.Dataset
+    indices: Iterable[int],
+    columns: tuple[str, ...],
+    target: Path,
+    change: Callable[[Any], Any] = lambda chosen: chosen,
+) -> None:
+    """Save rows `indices` of `rows`, in that order and as `change` leaves them, as a dataset folder with `columns`."""
     import datasets
 
     datasets.disable_progress_bars()
-    chosen = rows.select_columns([*columns]).select([*indices], keep_in_memory=True)
+    chosen = change(rows.select_columns([*columns]).select([*indices], keep_in_memory=True))
     chosen.save_to_disk(str(target), num_proc=None)
 
 
@@ -85,4 +100,9 @@ def digest_of(rows: Any, indices: Iterable[int]) -> str:  # noqa: ANN401 - a dat
         total.update(len(row["input_ids"]).to_bytes(8, "little"))
         total.update(numpy.asarray(row["input_ids"], dtype="<i4").tobytes())
         total.update(numpy.asarray(row["completion_mask"], dtype="<i1").tobytes())
+        if row["other_ids"] is not None:
+            total.update(numpy.asarray(row["other_ids"], dtype="<i4").tobytes())
+            total.update(numpy.asarray(row["other_mask"], dtype="<i1").tobytes())
+        if row["desirable"] is not None:
+            total.update(bytes([row["desirable"]]))
     return f"sha256:{total.hexdigest()}"

@@ -14,7 +14,7 @@ SAMPLES = 10
 
 
 def keep_samples(workspace: Workspace, task: Task, tuned: Measurement, baseline: Measurement | None) -> None:
-    """Write the first SAMPLES answers to results/samples.jsonl: row, prompt, baseline, tuned, reference."""
+    """Write the first SAMPLES answers to results/samples.jsonl: row, prompt, baseline, tuned, reference, notes."""
     lines = [json.dumps(sample, ensure_ascii=False) + "\n" for sample in _samples(task, tuned, baseline)]
     write_atomically(samples_path(workspace), "".join(lines).encode())
 
@@ -47,6 +47,7 @@ def _samples(task: Task, tuned: Measurement, baseline: Measurement | None) -> li
             "baseline": baseline.answers[i].text if baseline else None,
             "tuned": tuned.answers[i].text,
             "reference": row.reference,
+            **task.notes(row),
         }
         for i, row in enumerate(task.answered[:SAMPLES])
     ]

@@ -6,7 +6,7 @@ two models pair up row by row.
 
 import random
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +32,12 @@ class EvalRow:
     """What the model is asked; empty where the row has no prompt."""
     reference: str
     """The right answer as text."""
+    other_ids: list[int] = field(default_factory=list)
+    """Preferences: the prompt with the rejected answer; for single answers, with one that belongs to another prompt."""
+    other_mask: list[int] = field(default_factory=list)
+    """Preferences: 1 where the token of other_ids carries loss."""
+    desirable: bool | None = None
+    """Preferences: the verdict on a single answer."""
 
     @property
     def supervised(self) -> list[int]:
@@ -65,6 +71,9 @@ def _row(index: int, row: dict[str, Any]) -> EvalRow:
         completion_mask=list(row["completion_mask"]),
         prompt_ids=list(row.get("prompt_ids") or ()),
         reference=row.get("reference") or "",
+        other_ids=list(row.get("other_ids") or ()),
+        other_mask=list(row.get("other_mask") or ()),
+        desirable=row.get("desirable"),
     )
 
 

@@ -24,20 +24,11 @@ from finetune_trainer.planning.memory import (
     human,
     weight_bytes,
 )
+from finetune_trainer.planning.objectives import learning_rates, sequences_of_a_row
 from finetune_trainer.planning.packing import packed_count
 from finetune_trainer.planning.schedule import Schedule, scheduled
 
 SMALL, LARGE = 500_000_000, 3_000_000_000
-_LOW_RANK_RATES = (5e-4, 3e-4, 2e-4)
-LEARNING_RATES = {
-    "full": (5e-5, 2e-5, 1e-5),
-    "lora": _LOW_RANK_RATES,
-    "qlora": _LOW_RANK_RATES,
-    "dora": _LOW_RANK_RATES,
-    "adapter": (1e-2, 5e-3, 3e-3),
-}
-"""Peak learning rate below SMALL, below LARGE, and above. A low-rank update starts at zero and wants about ten times
-the rate of full tuning, a single factor per channel ten times as much again; smaller models bear larger rates."""
 KINDS: dict[str, AdapterKind] = {"lora": "lora", "qlora": "lora", "dora": "dora", "adapter": "ia3"}
 LARGEST_BATCH = 16
 STEPS_PER_EPOCH = 20
@@ -143,11 +134,11 @@ def max_length(spec: FineTuneJobSpec, data: DataFacts, facts: ModelFacts) -> int
 
 
 def learning_rate(spec: FineTuneJobSpec, facts: ModelFacts) -> float:
-    """Peak learning rate: as asked, else by method and size."""
+    """Peak learning rate: as asked, else by objective, method and size."""
     asked = spec.training.learning_rate
     if not isinstance(asked, str):
         return asked
-    small, middle, large = LEARNING_RATES[spec.method.type]
+    small, middle, large = learning_rates(spec.training.objective, spec.method.type)
     return small if facts.parameters < SMALL else middle if facts.parameters < LARGE else large
 
 
@@ -199,7 +190,8 @@ def _micro_batches(spec: FineTuneJobSpec, machine: Machine, length: int, batch: 
     asked = spec.training.micro_batch_size
     if isinstance(asked, int):
         return [asked]
-    most = min(LARGEST_MICRO_BATCH[machine.accelerator], max(1, MICRO_TOKENS[machine.accelerator] // length))
+    tokens = length * sequences_of_a_row(spec.training.objective)
+    most = min(LARGEST_MICRO_BATCH[machine.accelerator], max(1, MICRO_TOKENS[machine.accelerator] // tokens))
     return [size for size in range(batch, 0, -1) if batch % size == 0 and size <= most]
 
 
@@ -234,6 +226,7 @@ def _fitting(
         quadratic_attention=attention(spec, facts, machine) == "eager",
         optimizer=spec.training.optimizer,
         whole_logits=spec.training.loss.type != "default",
+        sequences=sequences_of_a_row(spec.training.objective),
     )
     tried = [
         replace(shape, micro_batch=micro, checkpointing=checkpointing)

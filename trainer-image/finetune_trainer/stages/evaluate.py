@@ -4,6 +4,10 @@ Reads the plan, the models and the held-out rows; writes results/comparison.json
 nothing: whether the job goes on to export is decided by the gates here.
 """
 
+from typing import Any
+
+from transformers import PreTrainedModel
+
 from finetune_api.contract import StageResult
 from finetune_api.status import Evaluation, Stage
 from finetune_trainer.errors import GateUnmetError
@@ -12,9 +16,11 @@ from finetune_trainer.evaluating.gates import judge, unmet
 from finetune_trainer.evaluating.generating import stop_ids
 from finetune_trainer.evaluating.measuring import VALUES, Measurement, Task, measure
 from finetune_trainer.evaluating.models import Contestants
+from finetune_trainer.evaluating.preferences import PreferenceTask, measurement, opinion
 from finetune_trainer.evaluating.records import keep_comparison, keep_samples
 from finetune_trainer.evaluating.rows import EvalRow, load_rows
 from finetune_trainer.models.load import load_tokenizer
+from finetune_trainer.planning.objectives import prefers
 from finetune_trainer.run import Run
 
 
@@ -43,13 +49,18 @@ def _measured(run: Run, rows: list[EvalRow]) -> tuple[Measurement, Measurement |
     contestants = Contestants(run)
     tokenizer = load_tokenizer(run.workspace.tuned)
     model = contestants.tuned()
-    task = Task(
-        rows=rows,
-        metrics=_metrics(run),
-        tokenizer=tokenizer,
-        stops=stop_ids(model, tokenizer, rows),
-        max_new_tokens=run.spec.evaluation.generation.max_new_tokens,
-    )
+    fields: dict[str, Any] = {
+        "rows": rows,
+        "metrics": _metrics(run),
+        "tokenizer": tokenizer,
+        "stops": stop_ids(model, tokenizer, rows),
+        "max_new_tokens": run.spec.evaluation.generation.max_new_tokens,
+    }
+    if prefers(run.spec):
+        training = run.spec.training
+        compared = PreferenceTask(**fields, objective=training.objective, beta=training.beta)
+        return *_judged(run, contestants, model, compared), compared
+    task = Task(**fields)
     on_rows = _Progress(run, len(rows), task.passes * (2 if run.spec.evaluation.baseline else 1))
     tuned = measure(model, task, on_rows)
     del model  # the base of a fully tuned model needs its room
@@ -57,6 +68,22 @@ def _measured(run: Run, rows: list[EvalRow]) -> tuple[Measurement, Measurement |
         return tuned, None, task
     with contestants.baseline() as model:
         return tuned, measure(model, task, on_rows), task
+
+
+def _judged(
+    run: Run, contestants: Contestants, model: PreTrainedModel, task: PreferenceTask
+) -> tuple[Measurement, Measurement | None]:
+    """Measured on preferences. The untouched model is asked in any case where the loss compares with it."""
+    compared = run.spec.evaluation.baseline
+    asked = compared or task.needs_reference
+    on_rows = _Progress(run, len(task.rows), task.passes * (2 if asked else 1))
+    tuned = opinion(model, task, on_rows)
+    del model
+    if not asked:
+        return measurement(task, tuned, None), None
+    with contestants.baseline() as model:
+        reference = opinion(model, task, on_rows)
+    return measurement(task, tuned, reference), measurement(task, reference, reference) if compared else None
 
 
 class _Progress:
@@ -94,7 +121,7 @@ def _evaluation(run: Run, rows: int, tuned: Measurement, baseline: Measurement |
 def _message(rows: int, tuned: Measurement, differences: list[Difference]) -> str:
     if not differences:
         return f"{rows} held-out rows: " + ", ".join(f"{name} {value:.4g}" for name, value in tuned.values.items())
-    shown = [d for d in differences if d.metric in ("eval_loss", "exact-match", "rougeL")]
+    shown = [d for d in differences if d.metric in ("eval_loss", "accuracy", "exact-match", "rougeL")]
     return f"{rows} held-out rows, tuned against base: " + "; ".join(map(_sentence, shown))
 
 
