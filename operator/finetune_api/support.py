@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from finetune_api.spec import DataSource, FineTuneJobSpec
 
 TASKS = ("chat", "completion", "summarization", "preference")
-OBJECTIVES = ("sft", "dpo", "orpo", "kto")
+OBJECTIVES = ("sft", "pretrain", "dpo", "orpo", "kto")
 SOURCE_SCHEMES = ("pvc", "hf", "s3")
 DESTINATION_SCHEMES = ("pvc",)
 FORMATS = ("auto", "messages", "prompt-completion", "text", "preference")

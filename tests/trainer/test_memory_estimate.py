@@ -10,6 +10,7 @@ import random
 import subprocess
 import sys
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +38,8 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     rows = [{"text": " ".join(chosen.choice(WORDS) for _ in range(90))} for _ in range(16)]
     (root / "claims" / "data").mkdir()
     (root / "claims" / "data" / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    pairs = [{"prompt": "Why? ", "chosen": a["text"], "rejected": b["text"]} for a, b in pairwise(rows)]
+    (root / "claims" / "data" / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in pairs))
     return root
 
 
@@ -60,6 +63,19 @@ def test_the_estimate_is_close_to_the_measured_peak(
         "method": method,
         "training": {"maxSteps": 2, "batchSize": 8, "precision": "fp32", **training},
         "dataset": {"train": {"source": "pvc://data/train.jsonl"}, "evalFraction": 0},
+    }
+    folder = job_folder(tmp_path / "workspace", UID)
+    plan = prepare.execute(replace(make_run(root, **spec), workspace=Workspace(folder))).plan
+    assert plan is not None
+    measured = peak_of_training(tmp_path, root, spec)
+    assert TOO_LOW * measured <= plan.memory.estimated_bytes <= TOO_HIGH * measured
+
+
+def test_a_pair_is_two_sequences_in_the_estimate_too(tmp_path: Path, root: Path) -> None:
+    spec = {
+        "task": "preference",
+        "training": {"objective": "dpo", "maxSteps": 2, "batchSize": 4, "microBatchSize": 4, "precision": "fp32"},
+        "dataset": {"train": {"source": "pvc://data/pairs.jsonl"}, "evalFraction": 0},
     }
     folder = job_folder(tmp_path / "workspace", UID)
     plan = prepare.execute(replace(make_run(root, **spec), workspace=Workspace(folder))).plan

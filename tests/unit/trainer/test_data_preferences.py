@@ -1,5 +1,8 @@
 """What a row of preferences says: every layout that is read, and every row that is refused with its reason. Pure."""
 
+import json
+import re
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,6 +17,9 @@ from finetune_trainer.data.records import UnusableRowError
 from finetune_trainer.errors import InvalidDataError, InvalidSpecError
 from trainer_requests import make_spec
 
+PAGE = (Path(__file__).parents[3] / "docs" / "data.md").read_text().partition("### Preferences")[2].partition("###")[0]
+TAKEN = re.findall(r"^\{.+\}$", PAGE, re.MULTILINE)
+REFUSED = re.findall(r"^\| `(\{.*?)` \| (.+) \|$", PAGE, re.MULTILINE)
 USER, YO, NO = (
     {"role": role, "content": text} for role, text in (("user", "hi"), ("assistant", "yo"), ("assistant", "no"))
 )
@@ -78,6 +84,20 @@ def test_columns_are_renamed_and_a_template_makes_the_prompt() -> None:
     assert found.unused(columns | {"score": 1}) == ["score"]
 
 
+@pytest.mark.parametrize("row", TAKEN)
+def test_every_row_of_the_page_is_taken(row: str) -> None:
+    columns = json.loads(row)
+    found = shape(columns, "kto").example(columns)
+    assert (found.rejected is None) is (found.desirable is True)
+
+
+@pytest.mark.parametrize(("row", "want"), REFUSED)
+def test_every_row_that_the_page_refuses_is_refused_with_its_reason(row: str, want: str) -> None:
+    first = {"prompt": "a", "chosen": "b", "rejected": "c"}
+    with pytest.raises(UnusableRowError, match=f"^{re.escape(want)}$"):
+        shape(first).example(json.loads(row))
+
+
 @pytest.mark.parametrize(
     ("columns", "want"),
     [
@@ -134,6 +154,12 @@ def test_loss_falls_on_the_answers_only() -> None:
         shape({"prompt": "a", "chosen": "b", "rejected": "c"}, lossOn="all")
 
 
+def test_tools_need_turns() -> None:
+    with pytest.raises(InvalidSpecError, match=r"dataset\.tools: true needs rows with turns"):
+        shape({"prompt": "a", "chosen": "b", "rejected": "c"}, tools=True)
+    assert shape({"prompt": [USER], "chosen": [YO], "rejected": [NO]}, tools=True).tools
+
+
 def test_preferences_in_another_task_name_the_one_that_takes_them() -> None:
     with pytest.raises(InvalidDataError, match=r"set task: preference and training.objective: dpo, orpo or kto"):
         shape_of(make_spec().dataset, {"prompt": "a", "chosen": "b", "rejected": "c"}, "train.jsonl")
@@ -155,10 +181,10 @@ def test_a_cut_takes_from_both_answers_and_notices_one_of_which_nothing_is_left(
 
 
 def test_kto_takes_the_answers_of_a_pair_one_by_one() -> None:
-    wanted, unwanted = parts_of(PAIR, "kto")
+    wanted, unwanted = parts_of(PAIR, "kto", 8)
     assert (wanted.input_ids, wanted.desirable, wanted.other) == ([1, 2, 3, 4], True, None)
     assert (unwanted.input_ids, unwanted.desirable, unwanted.reference) == ([1, 2, 5], False, "no")
-    assert parts_of(PAIR, "dpo") == [PAIR]
+    assert parts_of(PAIR, "dpo", 8) == [PAIR]
 
 
 def test_rows_of_one_prompt_are_never_on_both_sides() -> None:
@@ -175,3 +201,15 @@ def test_every_prompt_gets_an_answer_to_another_one() -> None:
     assert all(prompts[row] != prompts[other] for row, other in enumerate(found))
     assert found == partners(prompts, seed=1)
     assert sorted(partners([b"a"] * 4, seed=1)) == [0, 1, 2, 3]
+
+
+@pytest.mark.parametrize(("length", "want"), [(4, [4]), (5, [4, 2]), (7, [4, 4]), (8, [4, 4, 2])])
+def test_a_text_becomes_blocks_that_predict_every_token_once(length: int, want: list[int]) -> None:
+    row = EncodedRow([*range(length)], [1] * length, [], "")
+    blocks = parts_of(row, "pretrain", 4)
+    assert [block.length for block in blocks] == want
+    predicted = [
+        t for block in blocks for t, carries in zip(block.input_ids[1:], block.mask[1:], strict=True) if carries
+    ]
+    assert predicted == [*range(1, length)]
+    assert sum(block.supervised for block in blocks) == length

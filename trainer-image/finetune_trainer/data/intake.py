@@ -42,6 +42,8 @@ class Intake:
     source: str
     rows: Path
     shape: RowShape | None = None
+    divides: bool = False
+    """Whether rows over the limit become several, and are not refused."""
     total: int = 0
     bad: BadRows = field(default_factory=BadRows)
     over_length: BadRows = field(default_factory=BadRows)
@@ -106,7 +108,7 @@ def take_in(source: Source, name: str, dataset: DatasetSpec, encoders: "Encoders
     Raises InvalidDataError with the first bad rows when more are bad than dataset.maxBadRows, when rows are over
     `limit` and dataset.overLength is fail, or when no row is left.
     """
-    intake = Intake(name, target, file_format=source.file_format)
+    intake = Intake(name, target, file_format=source.file_format, divides=encoders.objective == "pretrain")
     with RowFile(target) as file:
         for record in source.records:
             intake.total += 1
@@ -129,6 +131,8 @@ class Encoders:
         """The shape of the rows of `source`, by the first row's `columns`. Raises as shape_of does."""
         if self._task == "preference":
             return preference_shape(dataset, columns, source, self.objective)
+        if self.objective == "pretrain":
+            return _text_shape(dataset, columns, source)
         return shape_of(dataset, columns, source)
 
     def for_shape(self, shape: RowShape) -> RowEncoder:
@@ -136,6 +140,15 @@ class Encoders:
         if shape.loss_on not in self._made:
             self._made[shape.loss_on] = RowEncoder(self._tokenizer, loss_on=shape.loss_on, task=self._task)
         return self._made[shape.loss_on]
+
+
+def _text_shape(dataset: DatasetSpec, columns: dict[str, Any], source: str) -> RowShape:
+    try:
+        return shape_of(dataset.model_copy(update={"format": "text"}), columns, source)
+    except InvalidDataError as error:
+        raise InvalidDataError(
+            f"training.objective: pretrain learns plain text, and questions with answers are learned with sft. {error}"
+        ) from error
 
 
 def _take(intake: Intake, record: Record, dataset: DatasetSpec, encoders: Encoders, limit: int, file: RowFile) -> None:
@@ -151,7 +164,7 @@ def _take(intake: Intake, record: Record, dataset: DatasetSpec, encoders: Encode
         intake.bad.add(record.place, str(error))
         return
     if kept is not None:
-        for part in parts_of(kept, encoders.objective):
+        for part in parts_of(kept, encoders.objective, limit):
             _keep(intake, part, file)
         _watch(intake, intake.shape, record, row)
 
@@ -191,6 +204,8 @@ def _within(intake: Intake, row: EncodedRow, place: Place, over_length: str, lim
     if length <= limit:
         return row
     intake.over_length.add(place, f"{length} tokens")
+    if intake.divides and over_length == "fail":
+        return row
     if over_length != "truncate":
         return None
     cut = row.cut(limit)
@@ -238,7 +253,7 @@ def _judge(intake: Intake, dataset: DatasetSpec, limit: int) -> None:
     if intake.total == 0:
         raise InvalidDataError(f"{intake.source} holds no row")
     intake.bad.refuse_above(dataset.max_bad_rows, intake.total)
-    if intake.over_length.count and dataset.over_length == "fail":
+    if intake.over_length.count and dataset.over_length == "fail" and not intake.divides:
         raise InvalidDataError(_over_length(intake, limit))
     if intake.usable == 0:
         reason = intake.bad.describe(intake.total) if intake.bad.count else _over_length(intake, limit)

@@ -31,6 +31,9 @@ COLUMNS: dict[Layout, tuple[str, ...]] = {
     "verdict": ("prompt", "completion", "label"),
 }
 """Columns by which a layout is known, in the order in which layouts are looked for."""
+_SPOKEN = ("prompt", "chosen", "completion", "input")
+"""Columns that may hold turns."""
+SAME = "chosen and rejected are the same, so nothing is preferred"
 _VERDICTS = {"true": True, "1": True, "false": False, "0": False}
 """Labels as CSV and JSON spell them."""
 
@@ -67,7 +70,7 @@ def preference_shape(dataset: DatasetSpec, columns: dict[str, Any], source: str,
             "remove it"
         )
     layout = _layout({*named, *({"prompt"} if template else ())}, named, source)
-    _check_layout(layout, named, source, objective, templated=template is not None)
+    _check_layout(layout, named, source, objective, templated=template is not None, tools=dataset.tools)
     return PreferenceShape("preference", "completion", dataset.columns, template, tools=dataset.tools, layout=layout)
 
 
@@ -82,12 +85,16 @@ def _layout(available: set[str], columns: dict[str, Any], source: str) -> Layout
     )
 
 
-def _check_layout(layout: Layout, columns: dict[str, Any], source: str, objective: str, *, templated: bool) -> None:
+def _check_layout(
+    layout: Layout, columns: dict[str, Any], source: str, objective: str, *, templated: bool, tools: bool
+) -> None:
     if layout == "verdict" and objective != "kto":
         raise InvalidDataError(
             f"training.objective: {objective} compares two answers, and {source} has single ones (completion, label); "
             "use training.objective: kto, or give rows with chosen and rejected"
         )
+    if tools and not any(isinstance(columns.get(name), list | dict) for name in _SPOKEN):
+        raise InvalidSpecError(f"dataset.tools: true needs rows with turns; {source} has text")
     whole = isinstance(columns.get("chosen"), list)
     if layout == "pair" and not (whole or templated or "prompt" in columns):
         raise InvalidDataError(
@@ -165,7 +172,7 @@ def _two_conversations(
     """Answers as turns: to `prompt`, or whole conversations, whose common beginning is the prompt."""
     said = checked_turns(chosen, "chosen", tools=shape.tools), checked_turns(rejected, "rejected", tools=shape.tools)
     if said[0] == said[1]:
-        raise UnusableRowError("chosen and rejected are the same, so nothing is preferred")
+        raise UnusableRowError(SAME)
     asked = _turns(shape, prompt, "prompt", "user") if prompt is not None else ()
     if asked and not _repeats(asked, said):
         whole = (*asked, *said[0]), (*asked, *said[1])
@@ -218,4 +225,6 @@ def _conversation(
 
 
 def _preferred(chosen: Example, rejected: Example) -> Example:
+    if chosen == rejected:
+        raise UnusableRowError(SAME)
     return replace(chosen, rejected=rejected)

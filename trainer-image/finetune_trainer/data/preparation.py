@@ -15,6 +15,7 @@ from finetune_trainer.data.examples import LossOn
 from finetune_trainer.data.holdout import held_out_whole
 from finetune_trainer.data.intake import Encoders, Intake, Source, labels_of, read_source, take_in, warnings_of
 from finetune_trainer.data.mismatches import require_both_kinds, with_mismatches
+from finetune_trainer.data.parts import BLOCK
 from finetune_trainer.data.records import Place
 from finetune_trainer.data.row_cache import is_shared, row_cache
 from finetune_trainer.data.storage import (
@@ -153,7 +154,7 @@ def _long_row(intake: Intake, place: Place, tokens: int) -> LongRow:
 def _limit(run: Run, context_length: int) -> int:
     asked = run.spec.dataset.max_length
     if asked == "auto":
-        return context_length
+        return min(context_length, BLOCK) if run.spec.training.objective == "pretrain" else context_length
     if asked > context_length:
         raise InvalidSpecError(
             f"dataset.maxLength: {asked} is more than the model's context of {context_length} tokens; "

@@ -8,6 +8,7 @@ from dataclasses import replace
 
 from finetune_api.spec import FineTuneJobSpec, MethodSpec
 from finetune_api.status import MemoryPlan, Plan, PlannedMethod, PlannedModel, PlannedTraining
+from finetune_trainer.data.parts import BLOCK
 from finetune_trainer.errors import InsufficientMemoryError, InvalidSpecError
 from finetune_trainer.models.adaptation import quantization_of, rescaled_layers
 from finetune_trainer.models.inspection import LinearLayer, ModelFacts, adapted_layers
@@ -46,12 +47,12 @@ def resolve(spec: FineTuneJobSpec, origin: ModelOrigin, facts: ModelFacts, data:
     """The plan of a job. Raises InvalidSpecError or InsufficientMemoryError."""
     adapter = adapter_of(spec, facts)
     length = max_length(spec, data, facts)
-    packing = spec.dataset.packing is True
-    batch = _batch_size(spec, len(data.lengths))
+    packing = packs(spec)
+    sequences = packed_count(data.lengths, length) if packing else len(data.lengths)
+    batch = _batch_size(spec, sequences)
     shape, memory = _fitting(spec, facts, adapter, data, machine, length, batch)
     _require_room_to_evaluate(facts, adapter, data, shape, memory)
     batch = _whole(spec, batch, shape.micro_batch)
-    sequences = packed_count(data.lengths, length) if packing else len(data.lengths)
     schedule = scheduled(spec.training, sequences, batch, data.report.eval_rows)
     return Plan(
         model=_model(origin, facts, adapter),
@@ -124,13 +125,24 @@ def _saved_elements(modules: Sequence[str], facts: ModelFacts) -> int:
 
 
 def max_length(spec: FineTuneJobSpec, data: DataFacts, facts: ModelFacts) -> int:
-    """Longest sequence in tokens: as asked, else the longest row rounded up to at most the context."""
+    """Longest sequence in tokens: as asked, else the longest row rounded up to at most the context.
+
+    Pretraining puts texts together, to the longest sequences that leave a small corpus enough steps.
+    """
     asked = spec.dataset.max_length
     if isinstance(asked, int):
         return asked
     longest = max(data.lengths)
+    if spec.training.objective == "pretrain" and packs(spec):
+        longest = max(longest, min(BLOCK, sum(data.lengths) // STEPS_PER_EPOCH))
     step = 64 if longest > 512 else 8
     return min(facts.context_length, -(-longest // step) * step)
+
+
+def packs(spec: FineTuneJobSpec) -> bool:
+    """Whether rows share sequences: as asked; texts do, which are of any length."""
+    asked = spec.dataset.packing
+    return spec.training.objective == "pretrain" if asked == "auto" else asked
 
 
 def learning_rate(spec: FineTuneJobSpec, facts: ModelFacts) -> float:
