@@ -6,17 +6,16 @@ nothing: whether the job goes on to export is decided by the gates here.
 
 from typing import Any
 
-from transformers import PreTrainedModel
-
 from finetune_api.contract import StageResult
 from finetune_api.status import Evaluation, Stage
 from finetune_trainer.errors import GateUnmetError
 from finetune_trainer.evaluating.comparing import Difference, difference
 from finetune_trainer.evaluating.gates import judge, unmet
 from finetune_trainer.evaluating.generating import stop_ids
+from finetune_trainer.evaluating.losses import OnRows
 from finetune_trainer.evaluating.measuring import VALUES, Measurement, Task, measure
 from finetune_trainer.evaluating.models import Contestants
-from finetune_trainer.evaluating.preferences import PreferenceTask, measurement, opinion
+from finetune_trainer.evaluating.preferences import Opinion, PreferenceTask, measurement, opinion
 from finetune_trainer.evaluating.records import keep_comparison, keep_samples
 from finetune_trainer.evaluating.rows import EvalRow, load_rows
 from finetune_trainer.models.load import load_tokenizer
@@ -58,8 +57,11 @@ def _measured(run: Run, rows: list[EvalRow]) -> tuple[Measurement, Measurement |
     }
     if prefers(run.spec):
         training = run.spec.training
-        compared = PreferenceTask(**fields, objective=training.objective, beta=training.beta)
-        return *_judged(run, contestants, model, compared), compared
+        judged = PreferenceTask(**fields, objective=training.objective, beta=training.beta)
+        on_rows = _Progress(run, len(rows), judged.passes * (2 if _asks_base(run, judged) else 1))
+        found = opinion(model, judged, on_rows)
+        del model  # as below
+        return *_preferences(run, contestants, judged, found, on_rows), judged
     task = Task(**fields)
     on_rows = _Progress(run, len(rows), task.passes * (2 if run.spec.evaluation.baseline else 1))
     tuned = measure(model, task, on_rows)
@@ -70,20 +72,20 @@ def _measured(run: Run, rows: list[EvalRow]) -> tuple[Measurement, Measurement |
         return tuned, measure(model, task, on_rows), task
 
 
-def _judged(
-    run: Run, contestants: Contestants, model: PreTrainedModel, task: PreferenceTask
+def _asks_base(run: Run, task: PreferenceTask) -> bool:
+    """Whether the untouched model is asked: to compare with it, or because the loss does."""
+    return run.spec.evaluation.baseline or task.needs_reference
+
+
+def _preferences(
+    run: Run, contestants: Contestants, task: PreferenceTask, tuned: Opinion, on_rows: OnRows
 ) -> tuple[Measurement, Measurement | None]:
-    """Measured on preferences. The untouched model is asked in any case where the loss compares with it."""
-    compared = run.spec.evaluation.baseline
-    asked = compared or task.needs_reference
-    on_rows = _Progress(run, len(task.rows), task.passes * (2 if asked else 1))
-    tuned = opinion(model, task, on_rows)
-    del model
-    if not asked:
+    if not _asks_base(run, task):
         return measurement(task, tuned, None), None
     with contestants.baseline() as model:
         reference = opinion(model, task, on_rows)
-    return measurement(task, tuned, reference), measurement(task, reference, reference) if compared else None
+    baseline = measurement(task, reference, reference) if run.spec.evaluation.baseline else None
+    return measurement(task, tuned, reference), baseline
 
 
 class _Progress:
