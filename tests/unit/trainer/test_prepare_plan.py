@@ -86,6 +86,14 @@ def test_the_learning_rate_follows_from_the_objective_too(objective: str, method
     assert plan(task=task, training={"objective": objective}, method={"type": method}).training.learning_rate == want
 
 
+def test_kto_keeps_a_batch_that_its_divergence_can_be_estimated_on() -> None:
+    small = data(rows=20)
+    sizes = [plan(rows=small, task="preference", training={"objective": o}).training.batch_size for o in ("dpo", "kto")]
+    assert sizes == [1, 8]
+    asked = plan(rows=small, task="preference", training={"objective": "kto", "batchSize": 2})
+    assert asked.training.batch_size == 2
+
+
 def test_a_pair_is_two_sequences_in_memory_and_in_the_micro_batch() -> None:
     one, two = (plan(rows=data(longest=500), task="preference", training={"objective": o}) for o in ("kto", "dpo"))
     assert (one.training.micro_batch_size, two.training.micro_batch_size) == (4, 2)

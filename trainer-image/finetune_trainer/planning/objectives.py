@@ -41,6 +41,11 @@ def sequences_of_a_row(objective: str) -> int:
     return 2 if objective in ("dpo", "orpo") else 1
 
 
+def smallest_batch(objective: str) -> int:
+    """Rows of a step at least, unless fewer are asked for: KTO estimates its divergence on them."""
+    return 8 if objective == "kto" else 1
+
+
 def prefers(spec: FineTuneJobSpec) -> bool:
     """Whether the objective learns from preferences."""
     return spec.training.objective in PREFERENCE_OBJECTIVES

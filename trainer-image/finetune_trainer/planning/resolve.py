@@ -25,7 +25,7 @@ from finetune_trainer.planning.memory import (
     human,
     weight_bytes,
 )
-from finetune_trainer.planning.objectives import learning_rates, sequences_of_a_row
+from finetune_trainer.planning.objectives import learning_rates, sequences_of_a_row, smallest_batch
 from finetune_trainer.planning.packing import packed_count
 from finetune_trainer.planning.schedule import Schedule, scheduled
 
@@ -180,7 +180,7 @@ def _batch_size(spec: FineTuneJobSpec, rows: int) -> int:
     if isinstance(asked, int):
         return asked
     batch = LARGEST_BATCH
-    while batch > 1 and rows < batch * STEPS_PER_EPOCH:
+    while batch > smallest_batch(spec.training.objective) and rows < batch * STEPS_PER_EPOCH:
         batch //= 2
     return max(batch, micro) if isinstance(micro, int) else batch
 
