@@ -409,6 +409,31 @@ REFUSED = (
         )
         for task in _TASKS
     ),
+    Case(
+        "a loss of tokens for preferences",
+        PREFERENCE | {"spec.training.loss": {"type": "focal"}},
+        "training.loss is a loss of single tokens",
+    ),
+    Case(
+        "messages as preferences",
+        PREFERENCE | {"spec.dataset.format": "messages"},
+        "dataset.format: preference belongs to task: preference",
+    ),
+    Case(
+        "preferences for a chat",
+        {"spec.dataset.format": "preference"},
+        "dataset.format: preference belongs to task: preference",
+    ),
+    Case(
+        "pretraining of a chat",
+        {"spec.training.objective": "pretrain"},
+        "training.objective: pretrain learns plain text: set task: completion",
+    ),
+    Case(
+        "pretraining on messages",
+        {"spec.task": "completion", "spec.training.objective": "pretrain", "spec.dataset.format": "messages"},
+        "training.objective: pretrain learns plain text: set task: completion",
+    ),
     *(
         Case(
             f"{adapter_format} of full tuning",
@@ -489,6 +514,12 @@ ACCEPTED = (
     Case("labelled text", {"spec.task": "classification", "spec.dataset.format": "labelled-text"}),
     Case("a text of columns", {"spec.task": "classification", "spec.dataset.template": "{title}: {body}"}),
     Case("tagged words", {"spec.task": "token-classification", "spec.dataset.format": "tagged-tokens"}),
+    *(
+        Case(f"preferences by {objective}", PREFERENCE | {"spec.training.objective": objective})
+        for objective in ("orpo", "kto")
+    ),
+    Case("preferences by format", PREFERENCE | {"spec.dataset.format": "preference"}),
+    Case("pretraining", {"spec.task": "completion", "spec.training.objective": "pretrain"}),
     Case("two exports", {"spec.exports": [{"name": "a", "format": "peft"}, {"name": "b", "format": "onnx"}]}),
     Case("a branch with a slash", {"spec.model.revision": "refs/pr/1"}),
     Case("the largest seed", {"spec.training.seed": 2**32 - 1}),

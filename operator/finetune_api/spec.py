@@ -317,9 +317,9 @@ class TrainingSpec(ApiModel):
     """How training runs."""
 
     objective: Objective = "sft"
-    """What is optimised."""
+    """What is optimised: sft (answers), pretrain (plain text), dpo, orpo or kto (preferences)."""
     beta: Annotated[float, Field(gt=0)] = 0.1
-    """Strength of the pull to the reference model; preference objectives."""
+    """Strength of the pull to the reference model (dpo, kto), or weight of the odds ratio (orpo)."""
     epochs: Annotated[float, Field(gt=0, le=10000)] | None = None
     """Passes over the train rows; 3 when neither epochs nor maxSteps is given."""
     max_steps: Annotated[int, Field(ge=1)] | None = None
@@ -704,6 +704,27 @@ _FIT_RULES = (
         "(self.training.objective in ['dpo', 'orpo', 'kto']) == (self.task == 'preference')",
         "training.objective: dpo, orpo and kto belong to task: preference, and task: preference needs one of them",
         lambda s: (s.training.objective in PREFERENCE_OBJECTIVES) == (s.task == "preference"),
+    ),
+    Rule(
+        "(self.task == 'preference') ? (self.dataset.format in ['auto', 'preference']) : "
+        "(self.dataset.format != 'preference')",
+        "dataset.format: preference belongs to task: preference, which takes it or auto; change one of the two",
+        lambda s: (
+            s.dataset.format in ("auto", "preference") if s.task == "preference" else s.dataset.format != "preference"
+        ),
+    ),
+    Rule(
+        "!(self.training.objective in ['dpo', 'orpo', 'kto']) || self.training.loss.type == 'default'",
+        "training.loss is a loss of single tokens; with training.objective: dpo, orpo or kto remove it",
+        lambda s: s.training.objective not in PREFERENCE_OBJECTIVES or s.training.loss.type == "default",
+    ),
+    Rule(
+        "self.training.objective != 'pretrain' || "
+        "(self.task == 'completion' && self.dataset.format in ['auto', 'text'])",
+        "training.objective: pretrain learns plain text: set task: completion, and dataset.format: text or auto",
+        lambda s: (
+            s.training.objective != "pretrain" or (s.task == "completion" and s.dataset.format in ("auto", "text"))
+        ),
     ),
     *(_gate_rule(task, metrics) for task, metrics in TASK_METRICS.items()),
     *HEAD_RULES,

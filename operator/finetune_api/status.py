@@ -90,15 +90,19 @@ class Metrics(ApiModel):
     """Latest measurements of training."""
 
     loss: Decimal | None = None
-    """Mean training loss since the last report, in nats per supervised token."""
+    """Mean training loss since the last report: in nats per supervised token, or the objective's of a row."""
     eval_loss: Decimal | None = None
-    """Loss on the held-out rows, in nats per supervised token."""
+    """The same loss on the held-out rows."""
     learning_rate: Decimal | None = None
     """Current learning rate."""
     tokens_per_second: Decimal | None = None
     """Real tokens (no padding) per second, over all devices."""
     grad_norm: Decimal | None = None
     """L2 norm of the gradient before clipping."""
+    reward_margin: Decimal | None = None
+    """Preferences: mean reward of wanted answers less that of unwanted ones, since the last report."""
+    reward_accuracy: Decimal | None = None
+    """Preferences: share of train rows, since the last report, whose rewards are in the right order."""
     peak_memory_bytes: int | None = None
     """Peak of device memory, or of the process's resident set on CPU, in bytes."""
 

@@ -8,11 +8,11 @@ from collections.abc import Iterator
 from finetune_api.heads import HEAD_FORMATS
 from finetune_api.spec import DataSource, FineTuneJobSpec
 
-TASKS = ("chat", "completion", "summarization", *HEAD_FORMATS)
-OBJECTIVES = ("sft",)
+TASKS = ("chat", "completion", "summarization", "preference", *HEAD_FORMATS)
+OBJECTIVES = ("sft", "pretrain", "dpo", "orpo", "kto")
 SOURCE_SCHEMES = ("pvc", "hf", "s3")
 DESTINATION_SCHEMES = ("pvc",)
-FORMATS = ("auto", "messages", "prompt-completion", "text", *HEAD_FORMATS.values())
+FORMATS = ("auto", "messages", "prompt-completion", "text", "preference", *HEAD_FORMATS.values())
 STRATEGIES = ("auto", "none")
 EXPORT_FORMATS = ("peft", "safetensors", "onnx")
 ONNX_PROVIDERS = ("auto", "CPUExecutionProvider")

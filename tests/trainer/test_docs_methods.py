@@ -10,7 +10,7 @@ import pytest
 from finetune_api.exit_codes import ExitCode
 from finetune_trainer import local_run
 from finetune_trainer.cli import main
-from tiny_models import build_tiny_model
+from tiny_models import SENTENCES, build_tiny_model
 from tuned_runs import QUESTIONS
 
 pytestmark = pytest.mark.trainer
@@ -25,7 +25,7 @@ def test_the_page_names_every_manifest() -> None:
 
 @pytest.fixture
 def claims(tmp_path: Path) -> Path:
-    """The claims that the manifests speak of, with a tiny model and 16 conversations."""
+    """The claims that the manifests speak of, with a tiny model, 16 conversations, as many preferences, and texts."""
     build_tiny_model("qwen2", tmp_path / "models" / "SmolLM2-135M-Instruct")
     turns = [
         [{"role": "user", "content": f"{question} ({i})"}, {"role": "assistant", "content": answer}]
@@ -35,7 +35,23 @@ def claims(tmp_path: Path) -> Path:
     (tmp_path / "datasets").mkdir()
     lines = (json.dumps({"messages": messages}) + "\n" for messages in turns)
     (tmp_path / "datasets" / "support.jsonl").write_text("".join(lines))
+    write_preferences(tmp_path / "datasets")
+    (tmp_path / "models" / "SmolLM2-135M").symlink_to("SmolLM2-135M-Instruct")
+    texts = (json.dumps({"text": " ".join(SENTENCES[i : i + 3])}) + "\n" for i in range(10))
+    (tmp_path / "datasets" / "corpus.jsonl").write_text("".join(texts))
     return tmp_path
+
+
+def write_preferences(folder: Path) -> None:
+    """The same answers, once each against one that is not wanted, once with a verdict."""
+    asked = [(f"{question} ({i})", answer) for i in range(2) for question, answer in QUESTIONS.items()]
+    pairs = [{"prompt": question, "chosen": answer, "rejected": "I cannot say"} for question, answer in asked]
+    verdicts = [
+        {"prompt": question, "completion": answer if i % 2 else "I cannot say", "label": bool(i % 2)}
+        for i, (question, answer) in enumerate(asked)
+    ]
+    for name, rows in (("preferences", pairs), ("verdicts", verdicts)):
+        (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
 
 
 @pytest.mark.parametrize("manifest", MANIFESTS, ids=lambda path: path.stem)

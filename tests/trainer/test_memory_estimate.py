@@ -10,6 +10,7 @@ import random
 import subprocess
 import sys
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +40,8 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (root / "claims" / "data" / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     tagged = [{"tokens": row["text"].split(), "tags": [word[0] for word in row["text"].split()]} for row in rows]
     (root / "claims" / "data" / "tags.jsonl").write_text("".join(json.dumps(row) + "\n" for row in tagged))
+    pairs = [{"prompt": "Why? ", "chosen": a["text"], "rejected": b["text"]} for a, b in pairwise(rows)]
+    (root / "claims" / "data" / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in pairs))
     return root
 
 
@@ -72,6 +75,19 @@ def assert_close(
         "method": method,
         "training": {"maxSteps": 2, "batchSize": 8, "precision": "fp32", **training},
         "dataset": {"train": {"source": f"pvc://data/{data}"}, "evalFraction": 0},
+    }
+    folder = job_folder(tmp_path / "workspace", UID)
+    plan = prepare.execute(replace(make_run(root, **spec), workspace=Workspace(folder))).plan
+    assert plan is not None
+    measured = peak_of_training(tmp_path, root, spec)
+    assert TOO_LOW * measured <= plan.memory.estimated_bytes <= TOO_HIGH * measured
+
+
+def test_a_pair_is_two_sequences_in_the_estimate_too(tmp_path: Path, root: Path) -> None:
+    spec = {
+        "task": "preference",
+        "training": {"objective": "dpo", "maxSteps": 2, "batchSize": 4, "microBatchSize": 4, "precision": "fp32"},
+        "dataset": {"train": {"source": "pvc://data/pairs.jsonl"}, "evalFraction": 0},
     }
     folder = job_folder(tmp_path / "workspace", UID)
     plan = prepare.execute(replace(make_run(root, **spec), workspace=Workspace(folder))).plan

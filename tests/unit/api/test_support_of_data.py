@@ -38,6 +38,14 @@ def keys(secret: str, source: str = "s3://d/t.jsonl") -> dict[str, Any]:
     return {"source": source, "credentials": {"secretRef": secret}}
 
 
+@pytest.mark.parametrize(
+    ("task", "objective"),
+    [("chat", "sft"), ("completion", "pretrain"), *(("preference", objective) for objective in ("dpo", "orpo", "kto"))],
+)
+def test_every_objective_is_supported(task: str, objective: str) -> None:
+    assert refused(task=task, training={"objective": objective}) == []
+
+
 def test_two_secrets_for_one_kind_of_source_would_hide_each_other() -> None:
     assert refused(dataset={"train": keys("a"), "eval": keys("b")}) == ["dataset.eval.credentials=b beside a for s3://"]
     assert refused(dataset={"train": keys("a"), "eval": keys("a")}) == []

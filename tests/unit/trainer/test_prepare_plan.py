@@ -69,6 +69,57 @@ def test_the_learning_rate_follows_from_method_and_size(method: str, parameters:
 
 
 @pytest.mark.parametrize(
+    ("objective", "method", "want"),
+    [
+        ("dpo", "lora", 5e-5),
+        ("dpo", "full", 5e-6),
+        ("kto", "qlora", 5e-5),
+        ("kto", "adapter", 1e-3),
+        ("orpo", "dora", 2e-4),
+        ("orpo", "full", 2e-5),
+        ("pretrain", "full", 5e-5),
+        ("pretrain", "lora", 5e-4),
+    ],
+)
+def test_the_learning_rate_follows_from_the_objective_too(objective: str, method: str, want: float) -> None:
+    task = "completion" if objective == "pretrain" else "preference"
+    assert plan(task=task, training={"objective": objective}, method={"type": method}).training.learning_rate == want
+
+
+def test_kto_keeps_a_batch_that_its_divergence_can_be_estimated_on() -> None:
+    small = data(rows=20)
+    sizes = [plan(rows=small, task="preference", training={"objective": o}).training.batch_size for o in ("dpo", "kto")]
+    assert sizes == [1, 8]
+    asked = plan(rows=small, task="preference", training={"objective": "kto", "batchSize": 2})
+    assert asked.training.batch_size == 2
+
+
+def test_a_pair_is_two_sequences_in_memory_and_in_the_micro_batch() -> None:
+    one, two = (plan(rows=data(longest=500), task="preference", training={"objective": o}) for o in ("kto", "dpo"))
+    assert (one.training.micro_batch_size, two.training.micro_batch_size) == (4, 2)
+    assert (one.memory.activations, one.memory.logits) == (two.memory.activations, two.memory.logits)
+    assert two.metrics == ["eval_loss", "accuracy"]
+
+
+@pytest.mark.parametrize(
+    ("rows", "dataset", "want_length", "want_packing"),
+    [
+        (data(1000, fmt="text"), {}, 504, True),
+        (data(100_000, fmt="text"), {}, 2048, True),
+        (data(1000, longest=1500, fmt="text"), {}, 1536, True),
+        (data(1000, fmt="text"), {"maxLength": 256}, 256, True),
+        (data(1000, fmt="text"), {"packing": False}, 104, False),
+    ],
+)
+def test_pretraining_puts_texts_into_the_longest_sequences_that_leave_enough_steps(
+    rows: DataFacts, dataset: dict[str, Any], want_length: int, want_packing: bool
+) -> None:
+    source = {"train": {"source": "pvc://data/train.jsonl"}}
+    got = plan(rows=rows, task="completion", training={"objective": "pretrain"}, dataset=source | dataset).training
+    assert (got.max_length, got.packing) == (want_length, want_packing)
+
+
+@pytest.mark.parametrize(
     ("rows", "want_batch", "want_micro"),
     [(10, 1, 1), (60, 2, 2), (100, 4, 4), (200, 8, 8), (1000, 16, 8), (100_000, 16, 8)],
 )

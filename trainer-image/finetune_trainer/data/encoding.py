@@ -5,15 +5,17 @@
 - prompts with completions on a model without one, and always in `task: completion`: plain continuation, the completion
   right after the prompt. Loss on the completion and the end-of-sequence token.
 - text: loss on everything and the end-of-sequence token.
+- preference: each answer as one of the first two, after the very same prompt.
 
 Nothing is cut here. Must never emit two beginning-of-sequence tokens, nor an answer without an end.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from finetune_trainer.data.chat import ChatRenderer, RenderedChat, Span
 from finetune_trainer.data.examples import Example, LossOn
+from finetune_trainer.data.records import UnusableRowError
 from finetune_trainer.errors import InvalidModelError, InvalidSpecError
 
 
@@ -29,16 +31,41 @@ class EncodedRow:
     """What it should answer; empty for text."""
     labels: tuple[str, ...] = ()
     """For a head of classes: the class at each token that carries loss."""
+    other: "EncodedRow | None" = None
+    """Preferences: the same prompt with another answer, the rejected one of a pair."""
+    desirable: bool | None = None
+    """Preferences: the verdict on a single answer."""
+
+    @property
+    def length(self) -> int:
+        """Tokens of the row; of the longer sequence where there are two."""
+        return max(len(self.input_ids), self.other.length if self.other else 0)
+
+    @property
+    def tokens(self) -> int:
+        """Tokens of all its sequences."""
+        return len(self.input_ids) + (self.other.tokens if self.other else 0)
 
     @property
     def supervised(self) -> int:
-        """Tokens that carry loss."""
-        return sum(self.mask)
+        """Tokens that carry loss, of all its sequences."""
+        return sum(self.mask) + (self.other.supervised if self.other else 0)
+
+    @property
+    def silent(self) -> bool:
+        """Whether a sequence of it has no token that carries loss."""
+        return not any(self.mask) or (self.other is not None and self.other.silent)
+
+    @property
+    def prompt(self) -> list[int]:
+        """Tokens before the first one that carries loss."""
+        return self.input_ids[: self.mask.index(1)] if any(self.mask) else self.input_ids
 
     def cut(self, limit: int) -> "EncodedRow":
         """The first `limit` tokens, without those at their end that carry no loss: half a turn of somebody else."""
         end = next((i for i in range(min(limit, len(self.mask)), 0, -1) if self.mask[i - 1]), 0)
-        return EncodedRow(self.input_ids[:end], self.mask[:end], self.prompt_ids, self.reference)
+        other = self.other.cut(limit) if self.other else None
+        return replace(self, input_ids=self.input_ids[:end], mask=self.mask[:end], other=other)
 
 
 class RowEncoder:
@@ -60,6 +87,12 @@ class RowEncoder:
 
     def encode(self, example: Example) -> EncodedRow:
         """Token ids of `example`. Raises UnusableRowError, or InvalidSpecError for a template that hides the turns."""
+        row = self._sequence(example)
+        if example.rejected is not None:
+            return _paired(row, self._sequence(example.rejected))
+        return replace(row, desirable=example.desirable)
+
+    def _sequence(self, example: Example) -> EncodedRow:
         if example.messages:
             return self._conversation(example)
         if example.text:
@@ -125,6 +158,18 @@ class RowEncoder:
     def _ended(self, ids: list[int]) -> list[int]:
         eos = self._tokenizer.eos_token_id
         return ids if ids and ids[-1] == eos else [*ids, eos]
+
+
+def _paired(chosen: EncodedRow, rejected: EncodedRow) -> EncodedRow:
+    """One row of both. Raises UnusableRowError unless they are different answers to the very same tokens."""
+    if chosen.input_ids == rejected.input_ids:
+        raise UnusableRowError("chosen and rejected are the same, so nothing is preferred")
+    if chosen.prompt != rejected.prompt:
+        raise UnusableRowError(
+            "its prompt becomes other tokens before chosen than before rejected: a token spans prompt and answer, or "
+            "the chat template renders the prompt by what follows it"
+        )
+    return replace(chosen, other=rejected)
 
 
 def _as_conversation(example: Example) -> Example:

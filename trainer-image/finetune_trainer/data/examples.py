@@ -1,7 +1,7 @@
 """What a row says: a conversation, a prompt with its completion, text, or what has labels.
 
-Decides the format and judges each row.
-Must not know any model: how an Example becomes tokens is encoding.py's, and what a turn may say is messages.py's.
+Decides the format and judges each row. What a pair of answers says is preferences.py's, what a turn may say
+messages.py's. Must not know any model: how an Example becomes tokens is encoding.py's.
 """
 
 from collections.abc import Callable
@@ -18,7 +18,7 @@ from finetune_trainer.data.records import UnusableRowError, column_names, text_o
 from finetune_trainer.data.tools import Tool, called_before_offered, parsed_tools
 from finetune_trainer.errors import InvalidDataError, InvalidSpecError
 
-Format = Literal["messages", "prompt-completion", "text", "labelled-text", "tagged-tokens"]
+Format = Literal["messages", "prompt-completion", "text", "preference", "labelled-text", "tagged-tokens"]
 LossOn = Literal["assistant", "completion", "all", "label"]
 NEEDED: dict[Format, tuple[str, ...]] = {
     "messages": ("messages",),
@@ -26,6 +26,7 @@ NEEDED: dict[Format, tuple[str, ...]] = {
     "text": ("text",),
     "labelled-text": ("text", "label"),
     "tagged-tokens": ("tokens", "tags"),
+    "preference": ("chosen", "rejected"),
 }
 LOSS_ON: dict[Format, tuple[LossOn, ...]] = {
     "messages": ("assistant", "completion", "all"),
@@ -33,6 +34,7 @@ LOSS_ON: dict[Format, tuple[LossOn, ...]] = {
     "text": ("all",),
     "labelled-text": ("label",),
     "tagged-tokens": ("label",),
+    "preference": ("completion",),
 }
 """Choices of dataset.lossOn by format, the default first."""
 INSTRUCTION = ("instruction", "input", "output")
@@ -56,6 +58,10 @@ class Example:
     words: tuple[str, ...] = ()
     labels: tuple[str, ...] = ()
     """The label of the text, or the tag of each word; empty for rows that have none."""
+    rejected: "Example | None" = None
+    """preference: the same prompt with the answer that is not wanted."""
+    desirable: bool | None = None
+    """preference: the verdict on a single answer; None for a pair and for every other format."""
 
     @property
     def answer(self) -> str:
@@ -78,7 +84,7 @@ class RowShape:
 
     def example(self, columns: dict[str, Any]) -> Example:
         """The Example in `columns`. Raises UnusableRowError with the reason."""
-        named = _renamed(columns, self.renames)
+        named = renamed(columns, self.renames)
         return _BUILDERS[self.format](self, named)
 
     def unused(self, columns: dict[str, Any]) -> list[str]:
@@ -94,22 +100,23 @@ def shape_of(dataset: DatasetSpec, columns: dict[str, Any], source: str, task: s
 
     Raises InvalidSpecError or InvalidDataError; the message lists the columns there are and the way out.
     """
-    _check_renames(dataset.columns, columns, source)
+    check_renames(dataset.columns, columns, source)
     template = parse_template(dataset.template) if dataset.template else None
-    named = _renamed(columns, dataset.columns)
-    _check_template(template, named, source)
+    named = renamed(columns, dataset.columns)
+    check_template(template, named, source)
     chosen, instructions = _format(dataset, template, named, source, task)
     if dataset.tools and chosen != "messages":
         raise InvalidSpecError(f"dataset.tools: true needs rows with messages; {source} has the format {chosen}")
     return RowShape(chosen, _loss_on(dataset, chosen), dataset.columns, template, instructions, dataset.tools)
 
 
-def _renamed(columns: dict[str, Any], renames: dict[str, str]) -> dict[str, Any]:
+def renamed(columns: dict[str, Any], renames: dict[str, str]) -> dict[str, Any]:
     """Columns under their own names and under the canonical ones."""
     return {**columns, **{name: columns[column] for name, column in renames.items() if column in columns}}
 
 
-def _check_renames(renames: dict[str, str], columns: dict[str, Any], source: str) -> None:
+def check_renames(renames: dict[str, str], columns: dict[str, Any], source: str) -> None:
+    """Raises InvalidDataError for a renamed column that is not there."""
     for name, column in renames.items():
         if column not in columns:
             raise InvalidDataError(
@@ -118,7 +125,8 @@ def _check_renames(renames: dict[str, str], columns: dict[str, Any], source: str
             )
 
 
-def _check_template(template: PromptTemplate | None, columns: dict[str, Any], source: str) -> None:
+def check_template(template: PromptTemplate | None, columns: dict[str, Any], source: str) -> None:
+    """Raises InvalidDataError for a column of the template that is not there."""
     for name in template.columns if template else ():
         if name not in columns:
             raise InvalidDataError(
@@ -169,6 +177,8 @@ def _asked_format(dataset: DatasetSpec, task: str, available: set[str], columns:
 
 def _no_format(columns: dict[str, Any]) -> str:
     found = f"the columns {column_names(columns)} are no known format"
+    if {"chosen", "rejected"} <= {*columns}:
+        return f"{found} for this task; set task: preference and training.objective: dpo, orpo or kto"
     if "conversations" in columns:
         return f"{found}; turn conversations into messages with role and content, or rename with dataset.columns"
     for prompt, completion in LIKELY_PAIRS:
@@ -192,11 +202,14 @@ def _loss_on(dataset: DatasetSpec, chosen: Format) -> LossOn:
 
 
 def _conversation(shape: RowShape, columns: dict[str, Any]) -> Example:
-    messages = _checked(_value(columns, "messages"), "messages", tools=shape.tools)
-    return _talk(shape, columns, messages, first_answer=0)
+    messages = checked_conversation(required_value(columns, "messages"), "messages", tools=shape.tools)
+    return conversation_of(shape, columns, messages, first_answer=0)
 
 
-def _talk(shape: RowShape, columns: dict[str, Any], messages: tuple[Message, ...], first_answer: int) -> Example:
+def conversation_of(
+    shape: RowShape, columns: dict[str, Any], messages: tuple[Message, ...], first_answer: int
+) -> Example:
+    """The Example of checked `messages`, whose answers begin at index `first_answer`. Raises UnusableRowError."""
     silent = silent_turns(messages)
     answers = {turn for turn in range(first_answer, len(messages)) if messages[turn]["role"] == "assistant"}
     if answers <= silent:
@@ -219,40 +232,40 @@ def _tools(shape: RowShape, columns: dict[str, Any], messages: tuple[Message, ..
 def _prompted(shape: RowShape, columns: dict[str, Any]) -> Example:
     if shape.instructions:
         return _instructed(columns)
-    prompt = shape.template.render(columns) if shape.template else _value(columns, "prompt")
-    completion = _value(columns, "completion")
+    prompt = shape.template.render(columns) if shape.template else required_value(columns, "prompt")
+    completion = required_value(columns, "completion")
     if isinstance(prompt, list) and isinstance(completion, list):
         return _split_conversation(shape, columns)
     return Example(prompt=text_of(prompt, "prompt"), completion=text_of(completion, "completion"))
 
 
 def _instructed(columns: dict[str, Any]) -> Example:
-    instruction = text_of(_value(columns, "instruction"), "instruction")
+    instruction = text_of(required_value(columns, "instruction"), "instruction")
     extra = columns.get("input")
     prompt = f"{instruction}\n\n{extra}" if isinstance(extra, str) and extra.strip() else instruction
-    return Example(prompt=prompt, completion=text_of(_value(columns, "output"), "output"))
+    return Example(prompt=prompt, completion=text_of(required_value(columns, "output"), "output"))
 
 
 def _split_conversation(shape: RowShape, columns: dict[str, Any]) -> Example:
     prompt = checked_turns(columns["prompt"], "prompt", tools=shape.tools)
     checked_turns(columns["completion"], "completion", tools=shape.tools)
-    messages = _checked([*columns["prompt"], *columns["completion"]], "messages", tools=shape.tools)
-    return _talk(shape, columns, messages, first_answer=len(prompt))
+    messages = checked_conversation([*columns["prompt"], *columns["completion"]], "messages", tools=shape.tools)
+    return conversation_of(shape, columns, messages, first_answer=len(prompt))
 
 
 def _plain_text(shape: RowShape, columns: dict[str, Any]) -> Example:
-    value = shape.template.render(columns) if shape.template else _value(columns, "text")
+    value = shape.template.render(columns) if shape.template else required_value(columns, "text")
     return Example(text=text_of(value, "text"))
 
 
 def _labelled(shape: RowShape, columns: dict[str, Any]) -> Example:
     text = _plain_text(shape, columns).text
-    return Example(text=text, labels=(label_of(_value(columns, "label"), "label"),))
+    return Example(text=text, labels=(label_of(required_value(columns, "label"), "label"),))
 
 
 def _tagged(_shape: RowShape, columns: dict[str, Any]) -> Example:
-    words = words_of(_value(columns, "tokens"))
-    return Example(words=words, labels=tags_of(_value(columns, "tags"), words))
+    words = words_of(required_value(columns, "tokens"))
+    return Example(words=words, labels=tags_of(required_value(columns, "tags"), words))
 
 
 _BUILDERS: dict[Format, Callable[[RowShape, dict[str, Any]], Example]] = {
@@ -264,13 +277,14 @@ _BUILDERS: dict[Format, Callable[[RowShape, dict[str, Any]], Example]] = {
 }
 
 
-def _value(columns: dict[str, Any], name: str) -> Any:  # noqa: ANN401 - any JSON value
+def required_value(columns: dict[str, Any], name: str) -> Any:  # noqa: ANN401 - any JSON value
+    """What column `name` holds. Raises UnusableRowError when it is absent or null."""
     if columns.get(name) is None:
         raise UnusableRowError(f"{name} is missing")
     return columns[name]
 
 
-def _checked(value: Any, name: str, *, tools: bool) -> tuple[Message, ...]:  # noqa: ANN401 - any JSON value
+def checked_conversation(value: Any, name: str, *, tools: bool) -> tuple[Message, ...]:  # noqa: ANN401 - any JSON value
     """A conversation that can be trained on: it has an answer, and ends with one."""
     messages = checked_turns(value, name, tools=tools)
     roles = [message["role"] for message in messages]

@@ -2,7 +2,7 @@
 
 import hashlib
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Hashable, Iterable, Sequence
 
 STRATIFIED_UP_TO = 50
 """Most distinct answers that count as labels."""
@@ -22,6 +22,24 @@ def held_out(labels: Sequence[str | None], fraction: float, seed: int, most: int
     shares = _shares({label: len(rows) for label, rows in groups.items()}, wanted, total)
     chosen = [row for label, rows in groups.items() for row in _drawn(rows, shares[label], seed)]
     return sorted(chosen)
+
+
+def held_out_whole(labels: Sequence[str | None], origins: Sequence[Hashable], fraction: float, seed: int) -> list[int]:
+    """As held_out, but rows of one origin stay together, and `fraction` is that of the origins.
+
+    An origin whose rows have several labels is a kind of its own.
+    """
+    rows_of: dict[Hashable, list[int]] = defaultdict(list)
+    for row, origin in enumerate(origins):
+        rows_of[origin].append(row)
+    groups = [*rows_of.values()]
+    chosen = held_out([_label_of(labels[row] for row in rows) for rows in groups], fraction, seed)
+    return sorted(row for group in chosen for row in groups[group])
+
+
+def _label_of(labels: Iterable[str | None]) -> str | None:
+    known = sorted({label for label in labels if label is not None})
+    return "\0".join(known) if known else None
 
 
 def _groups(labels: Sequence[str | None], most: int) -> dict[str | None, list[int]]:

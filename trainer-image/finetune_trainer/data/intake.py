@@ -21,6 +21,8 @@ from finetune_trainer.data.head_encoding import HeadEncoder
 from finetune_trainer.data.holdout import STRATIFIED_UP_TO
 from finetune_trainer.data.hub import hub_commit, read_hub_rows
 from finetune_trainer.data.labels import LabelTally
+from finetune_trainer.data.parts import parts_of
+from finetune_trainer.data.preferences import preference_shape
 from finetune_trainer.data.records import BadRows, Place, Record, UnusableRowError, column_names
 from finetune_trainer.data.slices import DEFAULT_SPLIT, parse_slice
 from finetune_trainer.data.storage import RowFile
@@ -30,6 +32,8 @@ from finetune_trainer.paths import claim_root, claimed_path
 from finetune_trainer.run import Run
 
 LONGEST_ROWS = 5
+DESIRABLE = {True: "desirable", False: "undesirable"}
+"""Labels of single answers, by which the hold-out is stratified."""
 COPIES = "objects"
 """Folder of the workspace with copies of the data files of buckets."""
 
@@ -41,12 +45,19 @@ class Intake:
     source: str
     rows: Path
     shape: RowShape | None = None
+    divides: bool = False
+    """Whether rows over the limit become several, and are not refused."""
     total: int = 0
     bad: BadRows = field(default_factory=BadRows)
     over_length: BadRows = field(default_factory=BadRows)
     lengths: list[int] = field(default_factory=list)
+    """Tokens of each row, of the longer sequence where it has two."""
+    tokens: list[int] = field(default_factory=list)
+    """Tokens of each row, of all its sequences."""
     supervised: list[int] = field(default_factory=list)
     labels: list[str | None] = field(default_factory=list)
+    origins: list[bytes | int] = field(default_factory=list)
+    """What each row comes from: rows of one origin are never on both sides of the hold-out."""
     file_format: str = ""
     """How the rows are stored, as in `JSON Lines, gzip`."""
     longest: list[tuple[int, int, Place]] = field(default_factory=list)
@@ -101,7 +112,7 @@ def take_in(source: Source, name: str, dataset: DatasetSpec, encoders: "Encoders
     Raises InvalidDataError with the first bad rows when more are bad than dataset.maxBadRows, when rows are over
     `limit` and dataset.overLength is fail, or when no row is left.
     """
-    intake = Intake(name, target, file_format=source.file_format)
+    intake = Intake(name, target, file_format=source.file_format, divides=encoders.objective == "pretrain")
     with RowFile(target) as file:
         for record in source.records:
             intake.total += 1
@@ -111,12 +122,22 @@ def take_in(source: Source, name: str, dataset: DatasetSpec, encoders: "Encoders
 
 
 class Encoders:
-    """Makes the encoder once the format of the rows is known."""
+    """Decides the shape of the rows, and makes the encoder once it is known."""
 
-    def __init__(self, tokenizer: Any, task: str) -> None:  # noqa: ANN401 - any tokenizer
+    def __init__(self, tokenizer: Any, task: str, objective: str = "sft") -> None:  # noqa: ANN401 - any tokenizer
         self._tokenizer = tokenizer
         self.task = task
+        self.objective = objective
+        """training.objective."""
         self._made: dict[str, RowEncoder | HeadEncoder] = {}
+
+    def shape(self, dataset: DatasetSpec, columns: dict[str, Any], source: str) -> RowShape:
+        """The shape of the rows of `source`, by the first row's `columns`. Raises as shape_of does."""
+        if self.task == "preference":
+            return preference_shape(dataset, columns, source, self.objective)
+        if self.objective == "pretrain":
+            return _text_shape(dataset, columns, source)
+        return shape_of(dataset, columns, source, self.task)
 
     def for_shape(self, shape: RowShape) -> RowEncoder | HeadEncoder:
         """The encoder of rows of this shape."""
@@ -130,12 +151,21 @@ class Encoders:
         return RowEncoder(self._tokenizer, loss_on=shape.loss_on, task=self.task)
 
 
+def _text_shape(dataset: DatasetSpec, columns: dict[str, Any], source: str) -> RowShape:
+    try:
+        return shape_of(dataset.model_copy(update={"format": "text"}), columns, source)
+    except InvalidDataError as error:
+        raise InvalidDataError(
+            f"training.objective: pretrain learns plain text, and questions with answers are learned with sft. {error}"
+        ) from error
+
+
 def _take(intake: Intake, record: Record, dataset: DatasetSpec, encoders: Encoders, limit: int, file: RowFile) -> None:
     if record.problem:
         intake.bad.add(record.place, record.problem)
         return
     if intake.shape is None:
-        intake.shape = shape_of(dataset, record.columns, f"{record.place.source} {record.place}", encoders.task)
+        intake.shape = encoders.shape(dataset, record.columns, f"{record.place.source} {record.place}")
     try:
         row = _encoded(intake, intake.shape, record, encoders)
         kept = _within(intake, row, record.place, dataset.over_length, limit)
@@ -143,20 +173,34 @@ def _take(intake: Intake, record: Record, dataset: DatasetSpec, encoders: Encode
         intake.bad.add(record.place, str(error))
         return
     if kept is not None:
-        file.append(kept)
-        intake.lengths.append(len(kept.input_ids))
-        intake.supervised.append(kept.supervised)
-        _label(intake, kept.reference)
+        for part in parts_of(kept, encoders.objective, limit):
+            _keep(intake, part, file)
         if kept.labels:
             intake.tally.add(kept.labels, record.place, tagged=intake.shape.format == "tagged-tokens")
         _watch(intake, intake.shape, record, row)
+
+
+def _keep(intake: Intake, row: EncodedRow, file: RowFile) -> None:
+    file.append(row)
+    intake.lengths.append(row.length)
+    intake.tokens.append(row.tokens)
+    intake.supervised.append(row.supervised)
+    intake.origins.append(_origin(intake, row))
+    _label(intake, row.reference if row.desirable is None else DESIRABLE[row.desirable])
+
+
+def _origin(intake: Intake, row: EncodedRow) -> bytes | int:
+    """Of preferences the prompt, of which there may be many; else the row itself."""
+    if row.other is None and row.desirable is None:
+        return intake.total
+    return hashlib.blake2b(array("i", row.prompt).tobytes(), digest_size=12).digest()
 
 
 def _encoded(intake: Intake, shape: RowShape, record: Record, encoders: Encoders) -> EncodedRow:
     example = shape.example(record.columns)
     encoder = encoders.for_shape(shape)
     row = encoder.encode(example)
-    if row.supervised == 0:
+    if row.silent:
         raise UnusableRowError("no token of it would carry loss")
     plain = bool(example.completion) and not encoder.templated
     if plain and not (example.prompt[-1:].isspace() or example.completion[:1].isspace()):
@@ -166,16 +210,20 @@ def _encoded(intake: Intake, shape: RowShape, record: Record, encoders: Encoders
 
 def _within(intake: Intake, row: EncodedRow, place: Place, over_length: str, limit: int) -> EncodedRow | None:
     """The row, cut where the spec says so; None when it is left out."""
-    length = len(row.input_ids)
+    length = row.length
     _rank(intake, length, place)
     if length <= limit:
         return row
     intake.over_length.add(place, f"{length} tokens")
+    if intake.divides and over_length == "fail":
+        return row
     if over_length != "truncate":
         return None
     cut = row.cut(limit)
-    if cut.supervised == 0:
+    if cut.silent:
         raise UnusableRowError(f"no token of the answer is left after the cut at {limit} tokens")
+    if cut.other is not None and cut.input_ids == cut.other.input_ids:
+        raise UnusableRowError(f"chosen and rejected are the same after the cut at {limit} tokens")
     return cut
 
 
@@ -205,7 +253,8 @@ def labels_of(intake: Intake) -> list[str | None]:
 def _watch(intake: Intake, shape: RowShape, record: Record, row: EncodedRow) -> None:
     """Notice what looks wrong and is not fatal."""
     intake.unused.update(dict.fromkeys(shape.unused(record.columns)))
-    key = hashlib.blake2b(array("i", row.input_ids).tobytes(), digest_size=12).digest()
+    said = array("i", row.input_ids) + (array("i", [-1, *row.other.input_ids]) if row.other else array("i"))
+    key = hashlib.blake2b(said.tobytes(), digest_size=12).digest()
     first = intake.seen.setdefault(key, record.place)
     if row.labels and intake.tally.contradicts(key, row.labels):
         intake.tally.contradictions.add(record.place, f"as {first}")
@@ -218,7 +267,7 @@ def _judge(intake: Intake, dataset: DatasetSpec, limit: int) -> None:
     if intake.total == 0:
         raise InvalidDataError(f"{intake.source} holds no row")
     intake.bad.refuse_above(dataset.max_bad_rows, intake.total)
-    if intake.over_length.count and dataset.over_length == "fail":
+    if intake.over_length.count and dataset.over_length == "fail" and not intake.divides:
         raise InvalidDataError(_over_length(intake, limit))
     if intake.usable == 0:
         reason = intake.bad.describe(intake.total) if intake.bad.count else _over_length(intake, limit)

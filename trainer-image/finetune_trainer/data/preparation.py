@@ -10,15 +10,26 @@ from typing import Any
 
 import numpy
 
-from finetune_api.spec import DatasetSpec
 from finetune_api.status import DatasetReport, LongRow, RowTokens
 from finetune_trainer.data.examples import LossOn
-from finetune_trainer.data.holdout import held_out
+from finetune_trainer.data.holdout import held_out, held_out_whole
 from finetune_trainer.data.intake import Encoders, Intake, Source, labels_of, read_source, take_in, warnings_of
 from finetune_trainer.data.labels import class_names, label_counts, left_in_train, require_known
+from finetune_trainer.data.mismatches import require_both_kinds, with_mismatches
+from finetune_trainer.data.parts import BLOCK
 from finetune_trainer.data.records import Place
 from finetune_trainer.data.row_cache import is_shared, row_cache
-from finetune_trainer.data.storage import EVAL_COLUMNS, TRAIN_COLUMNS, digest_of, open_rows, save_rows
+from finetune_trainer.data.storage import (
+    EVAL_COLUMNS,
+    LABELS,
+    PAIR_COLUMNS,
+    TRAIN_COLUMNS,
+    VERDICT_COLUMNS,
+    digest_of,
+    open_rows,
+    save_rows,
+    with_classes,
+)
 from finetune_trainer.errors import InvalidDataError, InvalidSpecError
 from finetune_trainer.run import Run
 
@@ -60,7 +71,8 @@ def prepare_data(
         cache = row_cache(run, model_digest, limit, {name: source.fingerprint() for name, source in sources.items()})
         if (kept := cache.restore()) is not None:
             return _from_facts(kept)
-    prepared = _encoded(run, sources, Encoders(tokenizer, run.spec.task), limit, scratch)
+    encoders = Encoders(tokenizer, run.spec.task, run.spec.training.objective)
+    prepared = _encoded(run, sources, encoders, limit, scratch)
     if cache is not None:
         cache.keep(_facts(prepared), run.request.job.uid)
     return prepared
@@ -100,13 +112,13 @@ def _encoded(run: Run, sources: dict[str, Source], encoders: Encoders, limit: in
         shared = len(train.seen.keys() & held.seen.keys())
         warnings = [*warnings_of(train), *warnings_of(held), *_leak(shared)]
     else:
-        eval_rows, eval_indices = rows, _held_out(train, dataset)
+        eval_rows, eval_indices = rows, _held_out(run, train)
         outside = set(eval_indices)
         kept = [row for row in range(train.usable) if row not in outside]
         warnings = [*warnings_of(train), *_no_eval(dataset.eval_fraction, len(eval_indices))]
-    save_rows(rows, kept, TRAIN_COLUMNS, run.workspace.train_rows, classes)
+    _save(run, rows, kept, TRAIN_COLUMNS, run.workspace.train_rows, classes)
     if eval_indices:
-        save_rows(eval_rows, eval_indices, EVAL_COLUMNS, run.workspace.eval_rows, classes)
+        _save(run, eval_rows, eval_indices, EVAL_COLUMNS, run.workspace.eval_rows, classes)
     prepared = _prepared(train, kept, len(eval_indices), digest_of(rows, kept), warnings)
     return _with_classes(prepared, run.workspace.train_rows, classes) if classes else prepared
 
@@ -119,13 +131,42 @@ def _with_classes(prepared: PreparedData, train_rows: Path, classes: list[str]) 
     return replace(prepared, report=report, classes=classes)
 
 
-def _held_out(train: Intake, dataset: DatasetSpec) -> list[int]:
-    """Train rows to judge on. Of rows with labels each label keeps its share, however many there are."""
-    if not train.tally.rows:
-        return held_out(labels_of(train), dataset.eval_fraction, dataset.shuffle_seed)
-    kinds = train.tally.kinds
-    chosen = held_out(kinds, dataset.eval_fraction, dataset.shuffle_seed, most=len(kinds) // 2)
-    return left_in_train(chosen, train.tally.rows)
+def _held_out(run: Run, train: Intake) -> list[int]:
+    """Train rows to judge on. Of rows with labels each label keeps its share, however many there are. KTO judges
+    answers of both kinds, so it needs one of each at least."""
+    dataset = run.spec.dataset
+    fraction = dataset.eval_fraction
+    if train.tally.rows:
+        kinds = train.tally.kinds
+        return left_in_train(held_out(kinds, fraction, dataset.shuffle_seed, most=len(kinds) // 2), train.tally.rows)
+    if run.spec.training.objective == "kto" and fraction > 0:
+        fraction = max(fraction, min(0.5, 2 / len({*train.origins})))
+    return held_out_whole(labels_of(train), train.origins, fraction, dataset.shuffle_seed)
+
+
+def _save(
+    run: Run,
+    rows: Any,  # noqa: ANN401 - a datasets.Dataset
+    indices: Sequence[int],
+    columns: tuple[str, ...],
+    target: Path,
+    classes: Sequence[str],
+) -> None:
+    """Save rows with their classes, or with the second sequence that the objective compares them with."""
+    objective, seed = run.spec.training.objective, run.spec.dataset.shuffle_seed
+    if objective == "kto":
+        desirable = rows.select_columns(["desirable"]).select([*indices])["desirable"]
+        where, way_out = ("dataset.train", "add rows of the other kind")
+        if target == run.workspace.eval_rows:
+            where, way_out = "the held-out rows", "raise dataset.evalFraction, or give dataset.eval with both kinds"
+        require_both_kinds([*desirable], where, way_out)
+        save_rows(rows, indices, (*columns, *VERDICT_COLUMNS), target, lambda kept: with_mismatches(kept, seed))
+    elif run.spec.task == "preference":
+        save_rows(rows, indices, (*columns, *PAIR_COLUMNS), target)
+    elif classes:
+        save_rows(rows, indices, (*columns, LABELS), target, lambda kept: with_classes(kept, classes, target.name))
+    else:
+        save_rows(rows, indices, columns, target)
 
 
 def _row_tokens(lengths: Sequence[int]) -> RowTokens:
@@ -143,7 +184,7 @@ def _long_row(intake: Intake, place: Place, tokens: int) -> LongRow:
 def _limit(run: Run, context_length: int) -> int:
     asked = run.spec.dataset.max_length
     if asked == "auto":
-        return context_length
+        return min(context_length, BLOCK) if run.spec.training.objective == "pretrain" else context_length
     if asked > context_length:
         raise InvalidSpecError(
             f"dataset.maxLength: {asked} is more than the model's context of {context_length} tokens; "
@@ -187,7 +228,7 @@ def _prepared(train: Intake, kept: Sequence[int], eval_rows: int, digest: str, w
         eval_rows=eval_rows,
         bad_rows=train.bad.count,
         over_length_rows=train.over_length.count,
-        train_tokens=sum(train.lengths[row] for row in kept),
+        train_tokens=sum(train.tokens[row] for row in kept),
         supervised_tokens=sum(train.supervised[row] for row in kept),
         longest_row=train.longest_rows()[0][1],
         row_tokens=_row_tokens([train.lengths[row] for row in kept]),
@@ -195,6 +236,6 @@ def _prepared(train: Intake, kept: Sequence[int], eval_rows: int, digest: str, w
         digest=digest,
         warnings=[warning[:1024] for warning in warnings[:WARNING_LIMIT]],
     )
-    share = max(train.supervised[row] / train.lengths[row] for row in kept)
+    share = max(train.supervised[row] / train.tokens[row] for row in kept)
     lengths = [train.lengths[row] for row in kept]
     return PreparedData(report, train.shape.loss_on, lengths, len(train.distinct), share)

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from transformers import PreTrainedModel
 
-from finetune_trainer.evaluating.rows import EvalRow, batches
+from finetune_trainer.evaluating.rows import TOKENS_PER_BATCH, EvalRow, batches
 
 OnRows = Callable[[int], None]
 
@@ -20,14 +20,17 @@ LOGITS_BYTES = 256 * 2**20
 
 @torch.inference_mode()
 def row_losses(
-    model: PreTrainedModel, rows: Sequence[EvalRow], on_rows: Callable[[int], None] = lambda _: None
+    model: PreTrainedModel,
+    rows: Sequence[EvalRow],
+    on_rows: Callable[[int], None] = lambda _: None,
+    tokens: int = TOKENS_PER_BATCH,
 ) -> np.ndarray:
     """Summed negative log-likelihood in nats and number of supervised tokens of each row, as float64 [rows, 2].
 
-    `on_rows` hears how many more rows are done. Raises what the model raises.
+    `on_rows` hears how many more rows are done; a batch has at most `tokens` tokens. Raises what the model raises.
     """
     table = np.zeros((len(rows), 2))
-    for batch in batches([len(row.input_ids) for row in rows]):
+    for batch in batches([len(row.input_ids) for row in rows], tokens):
         table[batch] = _batch_losses(model, [rows[i] for i in batch])
         on_rows(len(batch))
     return table

@@ -6,6 +6,7 @@ Decides which passes over the rows the metrics need. Must not load models and mu
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -30,6 +31,7 @@ def perplexity(total: np.ndarray) -> float:
 VALUES: dict[str, tuple[Value, bool]] = {
     "eval_loss": (mean, False),
     "perplexity": (perplexity, False),
+    "accuracy": (mean, True),
     **{name: (metric.value, metric.higher_is_better) for name, metric in TEXT_METRICS.items()},
     **{name: (metric.value, True) for name, metric in CLASS_METRICS.items()},
 }
@@ -56,6 +58,10 @@ class Task:
     def passes(self) -> int:
         """Rows through the model, over all passes."""
         return len(self.rows) + len(self.answered)
+
+    def notes(self, _row: EvalRow) -> dict[str, Any]:
+        """What a sample of a row says besides."""
+        return {}
 
 
 @dataclass(frozen=True)

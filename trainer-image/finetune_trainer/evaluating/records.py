@@ -14,7 +14,7 @@ SAMPLES = 10
 
 
 def keep_samples(workspace: Workspace, task: Task, tuned: Measurement, baseline: Measurement | None) -> None:
-    """Write the first SAMPLES answers to results/samples.jsonl: row, prompt, baseline, tuned, reference."""
+    """Write the first SAMPLES answers to results/samples.jsonl: row, prompt, baseline, tuned, reference, notes."""
     write_samples(workspace, _samples(task, tuned, baseline))
 
 
@@ -52,6 +52,7 @@ def _samples(task: Task, tuned: Measurement, baseline: Measurement | None) -> li
             "baseline": baseline.answers[i].text if baseline else None,
             "tuned": tuned.answers[i].text,
             "reference": row.reference,
+            **task.notes(row),
         }
         for i, row in enumerate(task.answered[:SAMPLES])
     ]

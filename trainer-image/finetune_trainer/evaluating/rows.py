@@ -34,6 +34,12 @@ class EvalRow:
     """The right answer as text."""
     classes: list[int] = field(default_factory=list)
     """For a head: the right class at each token that carries loss."""
+    other_ids: list[int] = field(default_factory=list)
+    """Preferences: the prompt with the rejected answer; for single answers, with one that belongs to another prompt."""
+    other_mask: list[int] = field(default_factory=list)
+    """Preferences: 1 where the token of other_ids carries loss."""
+    desirable: bool | None = None
+    """Preferences: the verdict on a single answer."""
 
     @property
     def supervised(self) -> list[int]:
@@ -68,6 +74,9 @@ def _row(index: int, row: dict[str, Any]) -> EvalRow:
         prompt_ids=list(row.get("prompt_ids") or ()),
         reference=row.get("reference") or "",
         classes=list(row.get("classes") or ()),
+        other_ids=list(row.get("other_ids") or ()),
+        other_mask=list(row.get("other_mask") or ()),
+        desirable=row.get("desirable"),
     )
 
 

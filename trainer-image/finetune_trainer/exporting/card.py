@@ -26,10 +26,11 @@ def _front_matter(base: str, task: str) -> str:
 def _introduction(report: dict[str, Any], base: str) -> str:
     plan, job, data = report["plan"], report["job"], report.get("dataset") or {}
     method, training = plan["method"], plan["training"]
-    rank = f" of rank {method['rank']}" if method.get("rank") else ""
+    how = f"{method['type']} of rank {method['rank']}" if method.get("rank") else method["type"]
+    how += f" ({training['objective']})" if training["objective"] != "sft" else ""
     rows = f" on {data['trainRows']} rows" if data else ""
     return (
-        f"# {job['name']}\n\n`{base}` tuned with {method['type']}{rank}{rows}: {training['totalSteps']} steps of "
+        f"# {job['name']}\n\n`{base}` tuned with {how}{rows}: {training['totalSteps']} steps of "
         f"{training['batchSize']} rows, learning rate {training['learningRate']}, {training['precision']}.\n"
         "Everything about the run (plan, data, curves, digests, library versions) is in `report.json`."
     )

@@ -28,6 +28,8 @@ def metrics_of(spec: FineTuneJobSpec, data: DataFacts) -> list[str]:
 def _usual_metrics(spec: FineTuneJobSpec, data: DataFacts) -> list[str]:
     if spec.task in HEAD_FORMATS:
         return head_metrics(spec.task, data.classes)
+    if spec.task == "preference":
+        return ["eval_loss", "accuracy"]
     usual = ["eval_loss", "perplexity"]
     if data.report.format == "text":
         return usual

@@ -121,6 +121,13 @@ class TrainingShape:
     """Whether the loss needs the logits of all supervised positions at once."""
     classes: int = 0
     """Logits of a position that tells a class; 0 for a language model, which has one for each word."""
+    sequences: int = 1
+    """Sequences of a row: 2 for a pair of answers."""
+
+    @property
+    def tokens(self) -> int:
+        """Tokens of a micro batch, with padding."""
+        return self.micro_batch * self.sequences * self.length
 
 
 def estimate(facts: ModelFacts, adapter: Adapter | None, shape: TrainingShape, limit: int | None) -> MemoryPlan:
@@ -194,14 +201,14 @@ def activation_bytes(facts: ModelFacts, adapter: Adapter | None, shape: Training
     held whole.
     """
     item = BYTES[shape.precision]
-    tokens = shape.micro_batch * shape.length
+    tokens = shape.tokens
     attention = 2 * facts.query_width + 4 * facts.key_value_width + 2 * facts.query_width
     per_layer = item * (6 * facts.hidden_size + attention + 4 * facts.intermediate_size)
     per_layer += 2 * FLOAT32 * facts.hidden_size
     per_layer += _adapter_bytes(adapter, item) // max(1, facts.layers)
     per_layer *= tokens
     if shape.quadratic_attention:
-        per_layer += shape.micro_batch * facts.heads * shape.length**2 * (item + FLOAT32)
+        per_layer += tokens * facts.heads * shape.length * (item + FLOAT32)
     whole = _whole_weight_bytes(adapter, shape.precision)
     if shape.checkpointing:
         kept = facts.layers * tokens * facts.hidden_size * item
@@ -238,7 +245,7 @@ def _adapter_bytes(adapter: Adapter | None, item: int) -> int:
 
 def logits_bytes(facts: ModelFacts, shape: TrainingShape) -> int:
     """Bytes of the logits and what is computed from them."""
-    positions = max(1, round(shape.micro_batch * shape.length * shape.supervised_share))
+    positions = max(1, round(shape.tokens * shape.supervised_share))
     whole = positions * (shape.classes or facts.vocabulary) * FLOAT32
     return LOGITS_COPIES * (whole if shape.whole_logits else min(whole, LOGITS_WHOLE_BYTES))
 

@@ -8,6 +8,7 @@ from dataclasses import replace
 
 from finetune_api.spec import FineTuneJobSpec, MethodSpec
 from finetune_api.status import MemoryPlan, Plan, PlannedMethod, PlannedModel, PlannedTraining
+from finetune_trainer.data.parts import BLOCK
 from finetune_trainer.errors import InsufficientMemoryError, InvalidSpecError
 from finetune_trainer.models.adaptation import quantization_of, rescaled_layers
 from finetune_trainer.models.inspection import LinearLayer, ModelFacts, adapted_layers
@@ -24,20 +25,11 @@ from finetune_trainer.planning.memory import (
     human,
     weight_bytes,
 )
+from finetune_trainer.planning.objectives import learning_rates, sequences_of_a_row, smallest_batch
 from finetune_trainer.planning.packing import packed_count
 from finetune_trainer.planning.schedule import Schedule, scheduled
 
 SMALL, LARGE = 500_000_000, 3_000_000_000
-_LOW_RANK_RATES = (5e-4, 3e-4, 2e-4)
-LEARNING_RATES = {
-    "full": (5e-5, 2e-5, 1e-5),
-    "lora": _LOW_RANK_RATES,
-    "qlora": _LOW_RANK_RATES,
-    "dora": _LOW_RANK_RATES,
-    "adapter": (1e-2, 5e-3, 3e-3),
-}
-"""Peak learning rate below SMALL, below LARGE, and above. A low-rank update starts at zero and wants about ten times
-the rate of full tuning, a single factor per channel ten times as much again; smaller models bear larger rates."""
 KINDS: dict[str, AdapterKind] = {"lora": "lora", "qlora": "lora", "dora": "dora", "adapter": "ia3"}
 LARGEST_BATCH = 16
 STEPS_PER_EPOCH = 20
@@ -55,12 +47,12 @@ def resolve(spec: FineTuneJobSpec, origin: ModelOrigin, facts: ModelFacts, data:
     """The plan of a job. Raises InvalidSpecError or InsufficientMemoryError."""
     adapter = adapter_of(spec, facts)
     length = max_length(spec, data, facts)
-    packing = spec.dataset.packing is True
-    batch = _batch_size(spec, len(data.lengths))
+    packing = packs(spec)
+    sequences = packed_count(data.lengths, length) if packing else len(data.lengths)
+    batch = _batch_size(spec, sequences)
     shape, memory = _fitting(spec, facts, adapter, data, machine, length, batch)
     _require_room_to_evaluate(facts, adapter, data, shape, memory)
     batch = _whole(spec, batch, shape.micro_batch)
-    sequences = packed_count(data.lengths, length) if packing else len(data.lengths)
     schedule = scheduled(spec.training, sequences, batch, data.report.eval_rows)
     return Plan(
         model=_model(origin, facts, adapter),
@@ -138,21 +130,32 @@ def _saved_elements(modules: Sequence[str], facts: ModelFacts) -> int:
 
 
 def max_length(spec: FineTuneJobSpec, data: DataFacts, facts: ModelFacts) -> int:
-    """Longest sequence in tokens: as asked, else the longest row rounded up to at most the context."""
+    """Longest sequence in tokens: as asked, else the longest row rounded up to at most the context.
+
+    Pretraining puts texts together, to the longest sequences that leave a small corpus enough steps.
+    """
     asked = spec.dataset.max_length
     if isinstance(asked, int):
         return asked
     longest = max(data.lengths)
+    if spec.training.objective == "pretrain" and packs(spec):
+        longest = max(longest, min(BLOCK, sum(data.lengths) // STEPS_PER_EPOCH))
     step = 64 if longest > 512 else 8
     return min(facts.context_length, -(-longest // step) * step)
 
 
+def packs(spec: FineTuneJobSpec) -> bool:
+    """Whether rows share sequences: as asked; texts do, which are of any length."""
+    asked = spec.dataset.packing
+    return spec.training.objective == "pretrain" if asked == "auto" else asked
+
+
 def learning_rate(spec: FineTuneJobSpec, facts: ModelFacts) -> float:
-    """Peak learning rate: as asked, else by method and size."""
+    """Peak learning rate: as asked, else by objective, method and size."""
     asked = spec.training.learning_rate
     if not isinstance(asked, str):
         return asked
-    small, middle, large = LEARNING_RATES[spec.method.type]
+    small, middle, large = learning_rates(spec.training.objective, spec.method.type)
     return small if facts.parameters < SMALL else middle if facts.parameters < LARGE else large
 
 
@@ -182,7 +185,7 @@ def _batch_size(spec: FineTuneJobSpec, rows: int) -> int:
     if isinstance(asked, int):
         return asked
     batch = LARGEST_BATCH
-    while batch > 1 and rows < batch * STEPS_PER_EPOCH:
+    while batch > smallest_batch(spec.training.objective) and rows < batch * STEPS_PER_EPOCH:
         batch //= 2
     return max(batch, micro) if isinstance(micro, int) else batch
 
@@ -204,7 +207,8 @@ def _micro_batches(spec: FineTuneJobSpec, machine: Machine, length: int, batch: 
     asked = spec.training.micro_batch_size
     if isinstance(asked, int):
         return [asked]
-    most = min(LARGEST_MICRO_BATCH[machine.accelerator], max(1, MICRO_TOKENS[machine.accelerator] // length))
+    tokens = length * sequences_of_a_row(spec.training.objective)
+    most = min(LARGEST_MICRO_BATCH[machine.accelerator], max(1, MICRO_TOKENS[machine.accelerator] // tokens))
     return [size for size in range(batch, 0, -1) if batch % size == 0 and size <= most]
 
 
@@ -240,6 +244,7 @@ def _fitting(
         optimizer=spec.training.optimizer,
         whole_logits=spec.training.loss.type != "default",
         classes=len(data.classes),
+        sequences=sequences_of_a_row(spec.training.objective),
     )
     tried = [
         replace(shape, micro_batch=micro, checkpointing=checkpointing)

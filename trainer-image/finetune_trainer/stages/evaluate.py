@@ -4,6 +4,8 @@ Reads the plan, the models and the held-out rows; writes results/comparison.json
 nothing: whether the job goes on to export is decided by the gates here.
 """
 
+from typing import Any
+
 from finetune_api.contract import StageResult
 from finetune_api.heads import HEAD_FORMATS
 from finetune_api.status import Evaluation, Stage
@@ -12,11 +14,14 @@ from finetune_trainer.evaluating.comparing import Difference, difference
 from finetune_trainer.evaluating.gates import judge, unmet
 from finetune_trainer.evaluating.generating import stop_ids
 from finetune_trainer.evaluating.head_contest import contest, head_passes
+from finetune_trainer.evaluating.losses import OnRows
 from finetune_trainer.evaluating.measuring import VALUES, Measurement, Task, measure
 from finetune_trainer.evaluating.models import Contestants
+from finetune_trainer.evaluating.preferences import Opinion, PreferenceTask, measurement, opinion
 from finetune_trainer.evaluating.records import keep_comparison, keep_samples
 from finetune_trainer.evaluating.rows import EvalRow, load_rows
 from finetune_trainer.models.load import load_tokenizer
+from finetune_trainer.planning.objectives import prefers
 from finetune_trainer.run import Run
 
 
@@ -54,13 +59,21 @@ def _measured(run: Run, rows: list[EvalRow]) -> tuple[Measurement, Measurement |
     contestants = Contestants(run)
     tokenizer = load_tokenizer(run.workspace.tuned)
     model = contestants.tuned()
-    task = Task(
-        rows=rows,
-        metrics=_metrics(run),
-        tokenizer=tokenizer,
-        stops=stop_ids(model, tokenizer, rows),
-        max_new_tokens=run.spec.evaluation.generation.max_new_tokens,
-    )
+    fields: dict[str, Any] = {
+        "rows": rows,
+        "metrics": _metrics(run),
+        "tokenizer": tokenizer,
+        "stops": stop_ids(model, tokenizer, rows),
+        "max_new_tokens": run.spec.evaluation.generation.max_new_tokens,
+    }
+    if prefers(run.spec):
+        training = run.spec.training
+        judged = PreferenceTask(**fields, objective=training.objective, beta=training.beta)
+        on_rows = _Progress(run, len(rows), judged.passes * (2 if _asks_base(run, judged) else 1))
+        found = opinion(model, judged, on_rows)
+        del model  # as below
+        return *_preferences(run, contestants, judged, found, on_rows), judged
+    task = Task(**fields)
     on_rows = _Progress(run, len(rows), task.passes * (2 if run.spec.evaluation.baseline else 1))
     tuned = measure(model, task, on_rows)
     del model  # the base of a fully tuned model needs its room
@@ -68,6 +81,22 @@ def _measured(run: Run, rows: list[EvalRow]) -> tuple[Measurement, Measurement |
         return tuned, None, task
     with contestants.baseline() as model:
         return tuned, measure(model, task, on_rows), task
+
+
+def _asks_base(run: Run, task: PreferenceTask) -> bool:
+    """Whether the untouched model is asked: to compare with it, or because the loss does."""
+    return run.spec.evaluation.baseline or task.needs_reference
+
+
+def _preferences(
+    run: Run, contestants: Contestants, task: PreferenceTask, tuned: Opinion, on_rows: OnRows
+) -> tuple[Measurement, Measurement | None]:
+    if not _asks_base(run, task):
+        return measurement(task, tuned, None), None
+    with contestants.baseline() as model:
+        reference = opinion(model, task, on_rows)
+    baseline = measurement(task, reference, reference) if run.spec.evaluation.baseline else None
+    return measurement(task, tuned, reference), baseline
 
 
 class _Progress:
@@ -105,7 +134,8 @@ def _evaluation(run: Run, rows: int, tuned: Measurement, baseline: Measurement |
 def _message(rows: int, tuned: Measurement, differences: list[Difference]) -> str:
     if not differences:
         return f"{rows} held-out rows: " + ", ".join(f"{name} {value:.4g}" for name, value in tuned.values.items())
-    shown = [d for d in differences if d.metric in ("eval_loss", "exact-match", "rougeL", "accuracy", "f1", "seqeval")]
+    told = ("eval_loss", "accuracy", "f1", "seqeval", "exact-match", "rougeL")
+    shown = [d for d in differences if d.metric in told]
     return f"{rows} held-out rows, tuned against base: " + "; ".join(map(_sentence, shown))
 
 

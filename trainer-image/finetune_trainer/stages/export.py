@@ -102,9 +102,10 @@ def _sources(run: Run, scratch: Path, exports: list[Export]) -> tuple[Sources, R
 
 
 def held_out(run: Run) -> list[EvalRow]:
-    """Rows to compare on: held-out ones, or train rows where none are held out."""
+    """Rows to compare on: held-out ones, or train rows where none are held out; of preferences the wanted answers."""
     folder = run.workspace.eval_rows if run.workspace.eval_rows.is_dir() else run.workspace.train_rows
-    return load_rows(folder, PROBES, run.spec.dataset.shuffle_seed)
+    rows = load_rows(folder, PROBES, run.spec.dataset.shuffle_seed)
+    return [row for row in rows if row.desirable is not False] or rows
 
 
 def _export(sources: Sources, reference: Reference, destination: Destination, report: Report, export: Export) -> None:

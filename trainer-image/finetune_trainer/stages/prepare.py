@@ -24,6 +24,7 @@ from finetune_trainer.planning.cpu_features import multiplies_bf16
 from finetune_trainer.planning.facts import DataFacts, Machine, ModelOrigin
 from finetune_trainer.planning.head_checks import check_head
 from finetune_trainer.planning.memory import human
+from finetune_trainer.planning.objectives import check_objective
 from finetune_trainer.planning.resolve import resolve
 from finetune_trainer.result import write_atomically
 from finetune_trainer.run import Run
@@ -61,6 +62,7 @@ def _check_spec(run: Run) -> None:
         raise NotSupportedError(
             "not supported yet: model.trustRemoteCode=True; code that comes with a model is never run"
         )
+    check_objective(run.spec)
     check_extra(run.spec.training.extra)
     check_loss(run.spec.training.loss)
     check_head(run.spec)

@@ -21,6 +21,7 @@ from finetune_trainer.training.callbacks import ProgressReporter, history
 from finetune_trainer.training.checkpoints import CheckpointStore, Found
 from finetune_trainer.training.output import write_tuned
 from finetune_trainer.training.preemption import Preemption
+from finetune_trainer.training.preference_trainer import ACCURACIES, MARGINS
 from finetune_trainer.training.stage_trainer import STATE, StageTrainer
 from finetune_trainer.training.upstream_noise import silenced
 
@@ -166,13 +167,19 @@ def _best_eval_loss(state: TrainerState) -> float | None:
     return next((float(entry["eval_loss"]) for entry in found), None)
 
 
+_LOGGED = {
+    **{name: name for name in ("loss", "eval_loss", "learning_rate", "grad_norm")},
+    MARGINS: "reward_margin",
+    ACCURACIES: "reward_accuracy",
+}
+"""Names in the logs -> fields of Metrics."""
+
+
 def _logged(state: TrainerState) -> Metrics:
     """Measurements of an earlier attempt, from the state that its checkpoint holds."""
     last: dict[str, float] = {}
     for entry in state.log_history:
-        last.update(
-            {name: entry[name] for name in ("loss", "eval_loss", "learning_rate", "grad_norm") if name in entry}
-        )
+        last.update({field: entry[name] for name, field in _LOGGED.items() if name in entry})
     return Metrics(**last)
 
 

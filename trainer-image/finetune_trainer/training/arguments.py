@@ -151,15 +151,19 @@ def _of_plan(run: Run) -> dict[str, Any]:
     }
 
 
-def _mixed_precision(run: Run) -> dict[str, Any]:
-    """Autocast where float32 weights are trained in a shorter format.
+def autocasts(run: Run) -> bool:
+    """Whether training casts automatically: where float32 weights are trained in a shorter format.
 
     A LoRA run on CPU needs none: its base is frozen in bf16 and its adapter computes in float32; autocast would only
     cast the same weights at every call.
     """
+    full = run.plan.method.type == "full"
+    return run.plan.training.precision != "fp32" and (full or torch.cuda.is_available())
+
+
+def _mixed_precision(run: Run) -> dict[str, Any]:
     precision = run.plan.training.precision
-    autocast = run.plan.method.type == "full" or torch.cuda.is_available()
-    return {"bf16": autocast and precision == "bf16", "fp16": autocast and precision == "fp16"}
+    return {"bf16": autocasts(run) and precision == "bf16", "fp16": autocasts(run) and precision == "fp16"}
 
 
 def weights_precision(run: Run) -> str:

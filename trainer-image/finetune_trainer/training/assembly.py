@@ -2,6 +2,7 @@
 
 import os
 from pathlib import Path
+from typing import Any
 
 import torch
 from datasets import Dataset
@@ -20,6 +21,7 @@ from finetune_trainer.models.initialization import (
 )
 from finetune_trainer.models.load import DTYPES, load_model, load_tokenizer
 from finetune_trainer.models.quantization import bitsandbytes_config
+from finetune_trainer.planning.objectives import prefers
 from finetune_trainer.run import Run
 from finetune_trainer.training import rows as training_rows
 from finetune_trainer.training.arguments import sft_config, weights_precision
@@ -27,6 +29,10 @@ from finetune_trainer.training.callbacks import OwedEvaluation, ProgressReporter
 from finetune_trainer.training.checkpoints import CheckpointStore, digest_of
 from finetune_trainer.training.head_trainer import HeadCollator, HeadTrainer
 from finetune_trainer.training.preemption import Preemption
+from finetune_trainer.training.preference_losses import WITH_REFERENCE
+from finetune_trainer.training.preference_rows import PreferenceCollator, load_preferences, with_reference
+from finetune_trainer.training.preference_trainer import PreferenceTrainer
+from finetune_trainer.training.reference import reference_likelihoods
 from finetune_trainer.training.rows import RowCollator
 from finetune_trainer.training.stage_trainer import StageTrainer
 
@@ -62,17 +68,25 @@ def build_trainer(run: Run, store: CheckpointStore, preemption: Preemption) -> t
     os.environ["TENSORBOARD_LOGGING_DIR"] = str(run.workspace.tensorboard)
     tokenizer = load_tokenizer(run.workspace.model, run.spec.model.chat_template)
     head = head_of(run)
-    train_rows, eval_rows = _rows(run)
+    kind: type[StageTrainer] = HeadTrainer if head else StageTrainer
+    collator: Any = (HeadCollator if head else RowCollator)(
+        int(tokenizer.pad_token_id), 8 if torch.cuda.is_available() else 1
+    )
     reporter = ProgressReporter(run)
     callbacks = _callbacks(run, preemption, reporter)
-    kind, collator = (HeadTrainer, HeadCollator) if head else (StageTrainer, RowCollator)
-    trainer: StageTrainer = kind(
+    base = _base(run, head)
+    if prefers(run.spec):
+        kind, collator = PreferenceTrainer, PreferenceCollator(collator, apart=run.plan.training.objective == "kto")
+        train_rows, eval_rows = _preferences(run, base, preemption)
+    else:
+        train_rows, eval_rows = _rows(run)
+    trainer = kind(
         run,
         store,
         preemption,
-        model=_model(run, head),
+        model=_model(run, base, head),
         args=sft_config(run),
-        data_collator=collator(int(tokenizer.pad_token_id), 8 if torch.cuda.is_available() else 1),
+        data_collator=collator,
         train_dataset=train_rows,
         eval_dataset=eval_rows,
         processing_class=tokenizer,
@@ -92,13 +106,19 @@ def start_values(run: Run) -> Path | None:
     return run.workspace.start_values / f"{run_digest(run).removeprefix('sha256:')}.safetensors"
 
 
-def _model(run: Run, head: Head | None) -> PreTrainedModel:
-    method, precision = run.spec.method, weights_precision(run)
-    quantization = bitsandbytes_config(method, DTYPES[precision], classes=head is not None)
-    attention, seed = run.plan.training.attention, run.spec.training.seed
+def _base(run: Run, head: Head | None) -> PreTrainedModel:
+    """The untouched model as it is trained on: quantized for QLoRA, with the start of a head of classes."""
+    precision = weights_precision(run)
+    quantization = bitsandbytes_config(run.spec.method, DTYPES[precision], classes=head is not None)
+    attention = run.plan.training.attention
     base = load_model(run.workspace.model, precision, attention, quantization, head, new_head=head is not None)
     if head is not None:
-        start_head(base, seed)
+        start_head(base, run.spec.training.seed)
+    return base
+
+
+def _model(run: Run, base: PreTrainedModel, head: Head | None) -> PreTrainedModel:
+    method, seed = run.spec.method, run.spec.training.seed
     start = start_values(run)
     started = start is not None and start.exists()
     model = make_trainable(base, run.plan.method, method, seed, started=started, head=head)
@@ -126,6 +146,19 @@ def _rows(run: Run) -> tuple[Dataset, Dataset | None]:
         train = training_rows.packed(train, run.plan.training.max_length, cache)
     held_out = training_rows.load_rows(run.workspace.eval_rows) if run.plan.training.eval_every else None
     return train.with_format("numpy"), held_out.with_format("numpy") if held_out is not None else None
+
+
+def _preferences(run: Run, base: PreTrainedModel, preemption: Preemption) -> tuple[Dataset, Dataset | None]:
+    """As _rows, with what `base`, which nothing has trained yet, thinks of the answers."""
+    folders = [run.workspace.train_rows, *([run.workspace.eval_rows] if run.plan.training.eval_every else [])]
+    found = [load_preferences(folder) for folder in folders]
+    if run.plan.training.objective in WITH_REFERENCE:
+        found = [
+            with_reference(rows, reference_likelihoods(run, base, rows, folder, preemption))
+            for rows, folder in zip(found, folders, strict=True)
+        ]
+    train, *held_out = [rows.with_format("numpy") for rows in found]
+    return train, held_out[0] if held_out else None
 
 
 def _callbacks(run: Run, preemption: Preemption, reporter: ProgressReporter) -> list[TrainerCallback]:

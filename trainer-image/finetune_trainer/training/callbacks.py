@@ -12,6 +12,7 @@ from finetune_trainer.run import Run
 from finetune_trainer.training import guards
 from finetune_trainer.training.memory import peak_bytes
 from finetune_trainer.training.preemption import Preemption
+from finetune_trainer.training.preference_trainer import ACCURACIES, MARGINS
 from finetune_trainer.training.stage_trainer import StageTrainer
 
 
@@ -72,6 +73,8 @@ class ProgressReporter(TrainerCallback):
             learning_rate=logs.get("learning_rate"),
             grad_norm=logs.get("grad_norm"),
             tokens_per_second=self._tokens_per_second() if "loss" in logs else None,
+            reward_margin=logs.get(MARGINS),
+            reward_accuracy=logs.get(ACCURACIES),
             peak_memory_bytes=peak_bytes(),
         )
 

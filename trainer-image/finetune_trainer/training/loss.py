@@ -25,6 +25,18 @@ def supervised_loss(
 
     Only supervised positions reach the language-model head: on CPU the head of a small model is a fifth of the work.
     """
+    return _of_supervised(model, inputs, labels, of_tokens).sum()
+
+
+def row_log_likelihoods(model: Any, inputs: dict[str, Any], labels: torch.Tensor) -> torch.Tensor:
+    """Summed log-likelihood [rows] in nats of each row's labels [rows, length] that are not IGNORED, shifted by one."""
+    losses = _of_supervised(model, inputs, labels, plain)
+    rows = (labels[:, 1:] != IGNORED).nonzero()[:, 0]
+    return -torch.zeros(len(labels), device=losses.device).index_add(0, rows, losses)
+
+
+def _of_supervised(model: Any, inputs: dict[str, Any], labels: torch.Tensor, of_tokens: TokenLoss) -> torch.Tensor:
+    """Loss of each supervised token, row by row."""
     targets = labels[:, 1:]
     mask = targets != IGNORED
     handle = _backbone(model).register_forward_hook(lambda _module, _args, output: _select(output, mask))
@@ -32,7 +44,7 @@ def supervised_loss(
         logits = model(**inputs, use_cache=False).logits
     finally:
         handle.remove()
-    return of_tokens(logits[0].float(), targets[mask]).sum()
+    return of_tokens(logits[0].float(), targets[mask])
 
 
 def makes_logits_whole(model: Any, labels: torch.Tensor) -> bool:

@@ -65,7 +65,11 @@ class StageTrainer(SFTTrainer):
 
     def _get_train_sampler(self, train_dataset: Dataset | None = None) -> LengthGroupedSampler:
         rows = self.train_dataset if train_dataset is None else train_dataset
-        return LengthGroupedSampler(lengths_of(rows), self.run.plan.training.batch_size, self.args.seed)
+        return LengthGroupedSampler(self._lengths(rows), self.run.plan.training.batch_size, self.args.seed)
+
+    def _lengths(self, rows: Dataset) -> list[int]:
+        """Tokens of each row, by which rows are grouped."""
+        return lengths_of(rows)
 
     def compute_loss(
         self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
@@ -119,26 +123,31 @@ class StageTrainer(SFTTrainer):
         Ends early with no metric when the pod is asked to stop: the evaluation is owed, and made up for on resume.
         Draws no random number, so that training goes on as if it had not been.
         """
-        totals = torch.zeros(2, dtype=torch.float64)
+        tables = []
         self.model.eval()
         for batch in self._eval_batches():
             if self.preemption.requested:
                 self._stop_with_checkpoint()
                 return {}
-            totals += self._evaluated(batch)
-        return self._evaluation_done(totals)
+            tables.append(self._evaluated(batch))
+        return self._evaluation_done(self._eval_metrics(torch.cat(tables)))
 
     @torch.no_grad()
     def _evaluated(self, batch: dict[str, Any]) -> torch.Tensor:
+        """Statistics of a batch, float64 [1, 2]: summed loss and supervised tokens."""
         batch.pop("real_tokens")
         with self.compute_loss_context_manager():
             total, count = self._nll(self.model, self._prepare_inputs(batch))
-        return torch.stack([total, count]).double().cpu()
+        return torch.stack([total, count]).double().cpu()[None]
 
-    def _evaluation_done(self, totals: torch.Tensor) -> dict[str, float]:
-        loss = float(totals[0] / totals[1].clamp(min=1))
-        guards.require_finite("eval_loss", loss, self.state.global_step)
-        metrics = {"eval_loss": loss, "eval_perplexity": math.exp(min(loss, LARGEST_EXPONENT))}
+    def _eval_metrics(self, table: torch.Tensor) -> dict[str, float]:
+        """Metrics of what `_evaluated` gave for all batches; eval_loss among them."""
+        total, count = table.sum(dim=0)
+        loss = float(total / count.clamp(min=1))
+        return {"eval_loss": loss, "eval_perplexity": math.exp(min(loss, LARGEST_EXPONENT))}
+
+    def _evaluation_done(self, metrics: dict[str, float]) -> dict[str, float]:
+        guards.require_finite("eval_loss", metrics["eval_loss"], self.state.global_step)
         self.log(dict(metrics))
         stopping = self.control.should_training_stop
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
@@ -148,7 +157,7 @@ class StageTrainer(SFTTrainer):
 
     def _eval_batches(self) -> Any:
         rows = self.eval_dataset
-        lengths = lengths_of(rows)
+        lengths = self._lengths(rows)
         order = sorted(range(len(rows)), key=lambda i: -lengths[i])
         size = self.args.per_device_eval_batch_size
         return (
