@@ -273,7 +273,9 @@ def test_the_reference_is_the_untouched_base_whatever_the_adapter_starts_from(
     job = PreferenceJob(tmp_path, rows=3, eval_rows=0, method=kind, spec={"method": {"rank": 4, **method}})
     trainer = trainer_of(job)
     rows = Dataset.load_from_disk(str(job.workspace.train_rows))
-    base = assembly._base(job.run()) if kind["type"] == "qlora" else load_model(job.workspace.model, "fp32", "eager")
+    base = (
+        assembly._base(job.run(), None) if kind["type"] == "qlora" else load_model(job.workspace.model, "fp32", "eager")
+    )
     for row, known in zip(rows, trainer.train_dataset["reference_likelihoods"], strict=True):
         want = [log_likelihood(base, row["input_ids"], row["completion_mask"])]
         want.append(log_likelihood(base, row["other_ids"], row["other_mask"]))

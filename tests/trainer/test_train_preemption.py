@@ -117,9 +117,9 @@ def test_sigterm_before_the_first_step_ends_without_training(tmp_path: Path, mon
     job = TrainingJob(tmp_path)
     load = assembly.load_model  # type: ignore[attr-defined]
 
-    def interrupted(*arguments: Any) -> Any:
+    def interrupted(*arguments: Any, **options: Any) -> Any:
         os.kill(os.getpid(), signal.SIGTERM)
-        return load(*arguments)
+        return load(*arguments, **options)
 
     monkeypatch.setattr(assembly, "load_model", interrupted)
     run = job.run()

@@ -1,5 +1,7 @@
 """What tracking servers are told of a stage, and that none of them can hold it up."""
 
+import subprocess
+import sys
 import threading
 from pathlib import Path
 from typing import Any
@@ -134,3 +136,10 @@ def test_prepare_tells_nothing(tmp_path: Path) -> None:
     with tracked(run, lambda _run: [Recorder()]) as (same, tell):
         assert same is run
         tell(result(Stage.PREPARE))
+
+
+def test_a_job_that_asks_for_no_server_loads_no_client_of_one() -> None:
+    loaded = (
+        "import sys, finetune_trainer.training.assembly; print([m for m in ('mlflow', 'wandb') if m in sys.modules])"
+    )
+    assert subprocess.run([sys.executable, "-c", loaded], capture_output=True, text=True, check=True).stdout == "[]\n"

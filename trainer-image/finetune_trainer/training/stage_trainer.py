@@ -15,7 +15,6 @@ import torch
 from datasets import Dataset
 from safetensors import SafetensorError
 from transformers import TrainerControl
-from trl import SFTTrainer
 
 from finetune_trainer.errors import NotSupportedError, OutputUnwritableError
 from finetune_trainer.models.adapters import trainable
@@ -25,6 +24,7 @@ from finetune_trainer.training.checkpoints import PREFIX, CheckpointStore
 from finetune_trainer.training.loss import makes_logits_whole, supervised_loss
 from finetune_trainer.training.preemption import Preemption
 from finetune_trainer.training.rows import IGNORED, LengthGroupedSampler, lengths_of, load_rows, supervised_counts
+from finetune_trainer.training.sft_trainer import SFTTrainer
 from finetune_trainer.training.token_losses import TokenLoss, plain, token_loss
 
 STATE = "trainer_state.json"
