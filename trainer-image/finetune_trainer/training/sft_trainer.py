@@ -1,6 +1,6 @@
-"""TRL's SFTTrainer, without Weights & Biases: TRL imports that wherever it is installed, two seconds and 25 MB for every job.
+"""TRL's SFTTrainer, without Weights & Biases.
 
-Must be the only place that imports a trainer of TRL.
+TRL imports that wherever it is installed, which would cost every job two seconds and 25 MB. Must be the only place that imports a trainer of TRL.
 """
 
 import sys
