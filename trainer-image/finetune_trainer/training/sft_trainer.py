@@ -1,6 +1,7 @@
 """TRL's SFTTrainer, without Weights & Biases.
 
-TRL imports that wherever it is installed, which would cost every job two seconds and 25 MB. Must be the only place that imports a trainer of TRL.
+TRL imports that wherever it is installed, which would cost every job two seconds and 25 MB. Must be the only module
+that imports a trainer of TRL.
 """
 
 import sys
