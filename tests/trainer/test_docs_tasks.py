@@ -48,3 +48,15 @@ def test_the_manifest_runs_to_its_end(tmp_path: Path, manifest: Path, monkeypatc
     assert len(labels) == report["dataset"]["labelCount"] == (4 if manifest.stem == "entities" else 3)
     card = (tmp_path / "models" / manifest.stem / "README.md").read_text()
     assert all(f"| `{label}` |" in card for label in labels)
+    if "onnx" in card:
+        monkeypatch.chdir(tmp_path / "models" / manifest.stem)
+        for row in topic_rows(3):
+            assert said_by(card, row["text"]) == [row["label"]]
+
+
+def said_by(card: str, text: str) -> list[str]:
+    """What the last snippet of the card prints for `text`."""
+    snippet = card.split("```python\n")[-1].split("```")[0]
+    said: list[str] = []
+    exec(snippet.replace("A text.", text), {"print": lambda value: said.extend(value)})  # noqa: S102 - our own words
+    return said
