@@ -162,8 +162,8 @@ def everything(name: str = "everything") -> Document:
             },
             "reporting": {
                 "tensorboard": False,
-                "mlflow": {"trackingUri": "http://mlflow:5000", "experiment": "support"},
-                "wandb": {"project": "support", "secretRef": "wandb-key"},
+                "mlflow": {"trackingUri": "http://mlflow:5000", "experiment": "support", "secretRef": "mlflow-key"},
+                "wandb": {"project": "support", "secretRef": "wandb-key", "baseUrl": "https://wandb.example"},
             },
             "policy": {
                 "suspend": True,

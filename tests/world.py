@@ -34,6 +34,7 @@ class World:
         self.pods: dict[str, dict[str, Any]] = {}
         self.others: dict[str, dict[str, Any]] = {}
         self.workloads: dict[str, dict[str, Any]] = {}
+        self.parent: dict[str, Any] | None = None
         self.report: ProgressReport | None = None
         self.refusals: tuple[Refusal, ...] = ()
         self.history: list[str] = []
@@ -51,6 +52,7 @@ class World:
                 jobs=tuple(map(essence, self.jobs.values())),
                 pods=tuple(map(essence, self.pods.values())),
                 others=tuple(map(essence, self.others.values())),
+                parent=essence(self.parent) if self.parent else None,
                 workloads=tuple(map(essence, self.workloads.values())),
                 report=self.report,
                 confirmed=confirmed,

@@ -63,6 +63,9 @@ class Reason(StrEnum):
     """This version cannot do what the named field asks for; remove the field or choose another value."""
     INVALID_DATA = "InvalidData"
     """The data cannot be used; the message names file, line and remedy. Fix the data and create a new job."""
+    PARENT_FAILED = "ParentFailed"
+    """The job that model.source names has failed, so there is no model to tune on. Mend that one, create it again, and
+    then this one."""
     INVALID_MODEL = "InvalidModel"
     """The model cannot be used: a wrong format, a refused file, or an architecture that is not known."""
     SOURCE_NOT_FOUND = "SourceNotFound"

@@ -11,6 +11,7 @@ from finetune_api.conditions import Reason
 from finetune_api.rules import ApiModel
 from finetune_api.spec import FineTuneJobSpec
 from finetune_api.status import (
+    Ancestor,
     Artifact,
     Checkpoint,
     DatasetReport,
@@ -53,6 +54,8 @@ class StageRequest(ApiModel):
     """Cores of this pod; sets the number of threads."""
     allow_remote_code: bool = False
     """Whether the administrator allowed model.trustRemoteCode."""
+    lineage: list[Ancestor] | None = None
+    """Jobs that the model comes from, the nearest first; spec.model.source is where the nearest has put it."""
 
 
 class ProgressReport(ApiModel):

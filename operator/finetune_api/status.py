@@ -118,6 +118,7 @@ class HistoryPoint(ApiModel):
     """Evaluation loss."""
 
 
+LINEAGE_LIMIT = 16
 HISTORY_LIMIT = 50
 DISRUPTED_PODS_LIMIT = 16
 
@@ -437,6 +438,21 @@ class StageTiming(ApiModel):
     """When it ended."""
 
 
+class Ancestor(ApiModel):
+    """A job that made the model which this one tunes on."""
+
+    job: Annotated[str, Field(max_length=253)]
+    """Its name."""
+    uid: Annotated[str, Field(max_length=64)]
+    """Its uid."""
+    artifact: Annotated[str, Field(max_length=63)]
+    """Name of the export."""
+    uri: Annotated[str, Field(max_length=1024)]
+    """Where that lies."""
+    digest: Annotated[str, Field(max_length=80)]
+    """Digest that it was published with, and that prepare has compared."""
+
+
 class FineTuneJobStatus(ApiModel):
     """What the job reports."""
 
@@ -462,6 +478,8 @@ class FineTuneJobStatus(ApiModel):
     """Tries at stages."""
     stages: Annotated[list[StageTiming], Field(max_length=4)] = []
     """When each stage ran."""
+    lineage: Annotated[list[Ancestor], Field(max_length=LINEAGE_LIMIT)] = []
+    """Jobs that the model comes from, the nearest first; pinned before the first stage starts."""
     progress: Progress | None = None
     """How far the running stage is."""
     metrics: Metrics | None = None

@@ -35,6 +35,8 @@ class Observed:
     """Pods labelled with the job's uid."""
     others: tuple[Manifest, ...] = ()
     """PersistentVolumeClaims and NetworkPolicies labelled with the job's uid."""
+    parent: Manifest | None = None
+    """The FineTuneJob that model.source names, while its model is still to be looked up."""
     workloads: tuple[Manifest, ...] = ()
     """A queue manager's Workloads that belong to one of `jobs`."""
     report: ProgressReport | None = None

@@ -21,7 +21,7 @@ from finetune_api.status import (
     Progress,
     Stage,
 )
-from finetune_operator.core import checks, failures, pod_status, queueing, spending, stages, suspension
+from finetune_operator.core import checks, failures, lineage, pod_status, queueing, spending, stages, suspension
 from finetune_operator.core import status as statuses
 from finetune_operator.core.actions import Deletion, Event, Patch, Plan, ProgressTarget
 from finetune_operator.core.configuration import Configuration
@@ -35,6 +35,8 @@ from finetune_operator.core.timestamps import parse, seconds_between, stamp
 
 __all__ = ["Deletion", "Event", "Patch", "Plan", "ProgressTarget", "plan"]
 
+LOOK_AGAIN_SECONDS = 5.0
+"""Time between two looks at a job whose model is awaited."""
 PATIENCE_SECONDS = 15.0
 """A pod that has waited for less is starting; one that has waited longer gets its reason into the status."""
 
@@ -87,6 +89,11 @@ class _Planner:
             return self._finish()
         self.spec = spec
         self._track_suspension()
+        origin = lineage.trace(spec, self.status, self.observed)
+        if isinstance(origin, checks.Failure):
+            self._fail(Stage.PREPARE, origin.reason, origin.message)
+            return self._finish()
+        self.spec = spec = lineage.with_model(spec, origin)
         self.used = spending.spent(self.observed, spec, self.status, self.now)
         failure = (
             checks.refuse(spec, self.configuration)
@@ -95,7 +102,10 @@ class _Planner:
         )
         if failure:
             self._fail(self._current_stage(), failure.reason, failure.message)
+        elif isinstance(origin, lineage.Awaited):
+            self._await(origin.message)
         else:
+            self._update(lineage=origin)
             self._advance()
         return self._finish()
 
@@ -181,6 +191,13 @@ class _Planner:
                 return
         self._succeed()
 
+    def _await(self, message: str) -> None:
+        """Nothing tells this job when another one changes, so it looks again by itself; that asks the cache only."""
+        self._requeue(LOOK_AGAIN_SECONDS)
+        if not self._suspended:
+            self._condition(ConditionType.PREPARED, "Unknown", Reason.WAITING, message)
+            self._update(message=message)
+
     def _skip(self, stage: Stage, why: str) -> bool:
         if stage is Stage.EVALUATE and self.spec.evaluation.gates and not self.spec.dry_run:
             self._fail(stage, Reason.GATE_UNMET, f"evaluation.gates cannot be judged: {why}")
@@ -247,7 +264,15 @@ class _Planner:
         if leftovers:
             self._because(f"waiting until pod {leftovers[0]['metadata']['name']} of an earlier attempt has ended")
             return
-        job = stage_job(self.observed.job, self.spec, stage, child.attempt, self.status.plan, self.configuration)
+        job = stage_job(
+            self.observed.job,
+            self.spec,
+            stage,
+            child.attempt,
+            self.status.plan,
+            self.configuration,
+            self.status.lineage,
+        )
         self.result = replace(self.result, create=(*self._shared_children(stage), job))
         self._report_refusals(stage)
         self._because(f"stage {stage} has no Job yet")

@@ -14,6 +14,7 @@ from finetune_api import names
 from finetune_api.contract import ProgressReport
 from finetune_operator.core.actions import Deletion, Event, Patch, Plan, ProgressTarget
 from finetune_operator.core.identity import owned_by
+from finetune_operator.core.lineage import awaited_parent
 from finetune_operator.core.observed import Manifest, Observed, Refusal
 from finetune_operator.shell.cluster import Cluster
 from finetune_operator.shell.errors import (
@@ -102,6 +103,7 @@ class Reconciler:
         return Observed(
             job=job,
             jobs=jobs,
+            parent=self._store.named(job["metadata"]["namespace"], awaited_parent(job)),
             workloads=self._store.workloads(jobs),
             pods=self._store.children(job, POD),
             others=self._store.children(job, *UNWATCHED_CHILDREN),

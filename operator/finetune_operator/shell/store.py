@@ -89,6 +89,13 @@ class Store:
         """All FineTuneJobs."""
         return [*self._objects[FINE_TUNE_JOB.name].values()]
 
+    def named(self, namespace: str, name: str) -> Manifest | None:
+        """The FineTuneJob of that name; None without a name."""
+        if not name:
+            return None
+        wanted = {"namespace": namespace, "name": name}
+        return next((job for job in self.jobs() if wanted.items() <= job["metadata"].items()), None)
+
     def children(self, job: Manifest, *kinds: Kind) -> tuple[Manifest, ...]:
         """Objects of these kinds in the job's namespace that carry its uid."""
         wanted, namespace = {kind.name for kind in kinds}, job["metadata"]["namespace"]

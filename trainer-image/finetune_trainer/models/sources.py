@@ -12,6 +12,7 @@ from fnmatch import fnmatch
 from pathlib import Path
 
 from finetune_trainer.errors import InvalidModelError, SourceNotFoundError
+from finetune_trainer.exporting.digests import digest, list_files
 from finetune_trainer.hub_access import hub_errors, hub_name, pinned_revision
 from finetune_trainer.models.digest import model_digest
 from finetune_trainer.models.folder_check import PICKLED, check_model_folder
@@ -53,8 +54,21 @@ def bring_model(run: Run) -> SourcedModel:
     if path.is_file():
         raise InvalidModelError(f"{uri} is a single file; name the folder with config.json and safetensors, or a .gguf")
     tensors = check_model_folder(path, claim_root(run, uri), uri)
+    _require_published(run, path)
     _link(run.workspace.model, path)
     return SourcedModel(tensors, "", model_digest(path))
+
+
+def _require_published(run: Run, path: Path) -> None:
+    """The artefact of another job must be what that job has published, byte for byte."""
+    if not run.request.lineage:
+        return
+    nearest = run.request.lineage[0]
+    if digest(list_files(path)) != nearest.digest:
+        raise InvalidModelError(
+            f"job://{nearest.job}: what lies at {nearest.uri} is not what that job has published: run "
+            "that job again, or name the folder itself in model.source if the change is wanted"
+        )
 
 
 def _link(link: Path, target: Path) -> None:

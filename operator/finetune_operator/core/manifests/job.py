@@ -1,11 +1,12 @@
 """The batch/v1 Job of one attempt at one stage. Created once and never applied again: queue managers edit it."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from finetune_api import names
 from finetune_api.contract import JobRef, StageRequest
 from finetune_api.spec import FineTuneJobSpec
-from finetune_api.status import Plan, Stage
+from finetune_api.status import Ancestor, Plan, Stage
 from finetune_operator.core import failures, quantities, queueing
 from finetune_operator.core.configuration import Configuration
 from finetune_operator.core.identity import child_metadata, child_name, labels, uid_of
@@ -20,14 +21,20 @@ _ACCELERATED = (Stage.TRAIN, Stage.EVALUATE)
 
 
 def stage_job(
-    job: Manifest, spec: FineTuneJobSpec, stage: Stage, attempt: int, plan: Plan | None, configuration: Configuration
+    job: Manifest,
+    spec: FineTuneJobSpec,
+    stage: Stage,
+    attempt: int,
+    plan: Plan | None,
+    configuration: Configuration,
+    lineage: Sequence[Ancestor] = (),
 ) -> Manifest:
     """The Job. It never retries by itself (backoffLimit 0); only disruptions give its pod a replacement.
 
     For a queue it is created suspended, so that nothing runs before the queue has seen it.
     """
     memory = memory_of(stage, spec, plan, configuration)
-    request = stage_request(job, spec, stage, attempt, configuration)
+    request = stage_request(job, spec, stage, attempt, configuration, lineage)
     metadata = child_metadata(job, child_name(job, stage, attempt), stage, attempt)
     metadata["labels"] |= queueing.passed_on(job["metadata"].get("labels"))
     return {
@@ -63,7 +70,12 @@ def _failure_rules() -> list[dict[str, Any]]:
 
 
 def stage_request(
-    job: Manifest, spec: FineTuneJobSpec, stage: Stage, attempt: int, configuration: Configuration
+    job: Manifest,
+    spec: FineTuneJobSpec,
+    stage: Stage,
+    attempt: int,
+    configuration: Configuration,
+    lineage: Sequence[Ancestor] = (),
 ) -> StageRequest:
     """What the pod is told."""
     metadata = job["metadata"]
@@ -75,6 +87,7 @@ def stage_request(
         memory_limit_bytes=int(quantities.number(spec.resources.memory)),
         cpu_limit=quantities.number(spec.resources.cpu),
         allow_remote_code=configuration.allow_remote_code,
+        lineage=[*lineage] or None,
     )
 
 

@@ -1,0 +1,128 @@
+"""model.source: job://name waits for the other job, takes its whole model, and does not need that job any more."""
+
+import json
+from typing import Any
+
+import pytest
+
+from builders import make_job
+from finetune_api import names
+from finetune_api.status import Phase
+from finetune_operator.core.lineage import awaited_parent
+from world import World
+
+DIGEST = "sha256:" + "7" * 64
+
+
+def artifact(name: str, kind: str) -> dict[str, Any]:
+    return {"name": name, "format": kind, "uri": f"pvc://models/first/{name}", "sizeBytes": 1, "digest": DIGEST}
+
+
+MERGED, ADAPTER = artifact("merged", "safetensors"), artifact("adapter", "peft")
+GRANDPARENT = {"job": "zeroth", "uid": "u0", "artifact": "m", "uri": "pvc://models/zeroth/m", "digest": DIGEST}
+
+
+def parent(phase: str = "Succeeded", *artifacts: dict[str, Any], **status: Any) -> dict[str, Any]:
+    job = make_job("first").obj()
+    job["status"] = {"phase": phase, "artifacts": [*artifacts], **status}
+    return job
+
+
+def child(**spec: Any) -> World:
+    return World(make_job("second").with_spec(model={"source": "job://first"}, **spec).obj())
+
+
+def requests(world: World) -> list[dict[str, Any]]:
+    annotations = [job["spec"]["template"]["metadata"]["annotations"] for job in world.jobs.values()]
+    return [json.loads(a[names.ANNOTATION_REQUEST]) for a in annotations]
+
+
+@pytest.mark.parametrize(
+    ("other", "words"),
+    [
+        (None, "does not exist in this namespace yet"),
+        (parent("Training"), "is not published yet (Training)"),
+        (parent("Suspended"), "is not published yet (Suspended)"),
+    ],
+)
+def test_it_waits_and_says_for_what(other: dict[str, Any] | None, words: str) -> None:
+    world = child()
+    world.parent = other
+    decided = world.settle()
+    assert world.phase is Phase.PENDING
+    assert words in world.condition("Prepared")["message"]
+    assert world.condition("Prepared")["reason"] == "Waiting"
+    assert decided.requeue_after is not None
+    assert world.jobs == {}
+
+
+def test_the_whole_model_is_tuned_from_where_it_was_published() -> None:
+    world = child()
+    world.parent = parent("Succeeded", ADAPTER, MERGED, lineage=[GRANDPARENT])
+    world.settle()
+    [request] = requests(world)
+    assert request["spec"]["model"]["source"] == MERGED["uri"]
+    assert [(a["job"], a["digest"]) for a in request["lineage"]] == [("first", DIGEST), ("zeroth", DIGEST)]
+    claims = [v["persistentVolumeClaim"]["claimName"] for v in _volumes(world) if "persistentVolumeClaim" in v]
+    assert "models" in claims
+    assert world.status["lineage"] == request["lineage"]
+
+
+def _volumes(world: World) -> list[dict[str, Any]]:
+    [job] = world.jobs.values()
+    volumes: list[dict[str, Any]] = job["spec"]["template"]["spec"]["volumes"]
+    return volumes
+
+
+def test_once_begun_it_does_not_need_the_other_job() -> None:
+    world = child()
+    world.parent = parent("Succeeded", MERGED)
+    world.settle()
+    world.parent = None
+    world.run_to_the_end()
+    assert world.phase is Phase.SUCCEEDED
+    assert {request["spec"]["model"]["source"] for request in requests(world)} == {MERGED["uri"]}
+
+
+@pytest.mark.parametrize(
+    ("other", "reason", "words"),
+    [
+        (parent("Failed", message="no rows are left"), "ParentFailed", "no rows are left"),
+        (parent("Succeeded", ADAPTER), "InvalidModel", "has published peft"),
+        (parent("Succeeded"), "InvalidModel", "has published nothing"),
+    ],
+)
+def test_a_job_without_a_model_to_tune_on_ends_this_one(other: dict[str, Any], reason: str, words: str) -> None:
+    world = child()
+    world.parent = other
+    world.settle()
+    assert (world.phase, world.condition("Prepared")["reason"]) == (Phase.FAILED, reason)
+    assert words in world.status["message"]
+
+
+def test_it_cannot_wait_for_itself() -> None:
+    world = World(make_job("first").with_spec(model={"source": "job://first"}).obj())
+    world.settle()
+    assert "names this very job" in world.status["message"]
+
+
+def test_what_this_version_cannot_do_is_told_without_waiting() -> None:
+    world = child(distributed={"strategy": "fsdp"})
+    world.settle()
+    assert world.status["message"] == "not supported yet: distributed.strategy=fsdp"
+
+
+def test_a_deadline_ends_the_waiting() -> None:
+    world = child(policy={"activeDeadlineSeconds": 60})
+    world.settle()
+    world.pass_time(61)
+    world.settle()
+    assert world.condition("Succeeded")["reason"] == "DeadlineExceeded"
+
+
+def test_the_other_job_is_looked_up_only_until_it_is_known() -> None:
+    job = make_job("second").with_spec(model={"source": "job://first"}).obj()
+    assert awaited_parent(job) == "first"
+    job["status"] = {"lineage": [GRANDPARENT]}
+    assert awaited_parent(job) == ""
+    assert awaited_parent(make_job().obj()) == ""
