@@ -9,7 +9,8 @@ LOCAL_CLUSTER := $(PYTHON) -m local_cluster
 TYPED := operator trainer-image scripts/local_cluster scripts/demo scripts/generation scripts/generate.py
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test test-fast test-apiserver test-faults test-trainer test-local-cluster test-cluster check format generate verify lock \
+.PHONY: help venv demo test test-fast test-control-plane test-apiserver test-faults test-trainer \
+        test-nodes test-local-cluster test-cluster check format generate verify lock \
         images cluster-up cluster-status cluster-down bench-control bench-r8 faults
 
 help:  ## This list
@@ -33,12 +34,19 @@ cluster-down:  ## Take away everything that cluster-up made; caches stay
 images: venv  ## Build both images and load them into the cluster
 	@$(BIN)/python -c 'from demo.installation import make_images; print(make_images())'
 
-test: check test-fast  ## Every test; those that wait for an API server run beside those that compute
-	@$(MAKE) --no-print-directory --jobs 4 --output-sync=target test-trainer test-apiserver test-faults test-local-cluster
-	@$(MAKE) --no-print-directory test-cluster
+test: check test-fast  ## Every test; those that wait for a Kubernetes run beside those that compute
+	@$(MAKE) --no-print-directory --jobs 3 --output-sync=target test-trainer test-control-plane test-nodes
 
 test-fast: venv  ## Unit tests: no cluster, no training
 	$(BIN)/pytest tests/unit -n 2 -q
+
+test-control-plane:
+	@$(MAKE) --no-print-directory test-apiserver
+	@$(MAKE) --no-print-directory test-faults
+
+test-nodes:
+	@$(MAKE) --no-print-directory test-local-cluster
+	@$(MAKE) --no-print-directory test-cluster
 
 test-apiserver: venv  ## The operator, the CRD and the chart against a real API server and controller manager
 	$(BIN)/pytest tests/apiserver tests/chart -q
@@ -47,7 +55,7 @@ test-faults: venv  ## Real Kueue, and a selection of the fault campaigns
 	$(BIN)/pytest tests/queues tests/faults -q
 
 test-trainer: venv  ## The stages on tiny models of the Llama, Qwen, Phi and Gemma architectures
-	OMP_NUM_THREADS=1 $(BIN)/pytest tests/trainer -n 2 -q
+	OMP_NUM_THREADS=1 nice -n 10 $(BIN)/pytest tests/trainer -n 2 -q
 
 test-local-cluster: venv  ## The Kubernetes on this machine comes and goes without a trace
 	$(BIN)/pytest tests/cluster_tool -q
