@@ -14,7 +14,7 @@ TYPED := operator trainer-image scripts/local_cluster scripts/demo scripts/gener
         images cluster-up cluster-status cluster-down bench-control bench-r8 faults
 
 help:  ## This list
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/' | column -t -s $$'\t'
+	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/' | column -t -s $$'\t'
 
 venv:  ## .venv with the locked dependencies
 	@scripts/bootstrap
