@@ -1,6 +1,8 @@
 """Puts the parts of a training run together: model, rows, arguments, callbacks. Must not train."""
 
 import os
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -68,27 +70,19 @@ def build_trainer(run: Run, store: CheckpointStore, preemption: Preemption) -> t
     os.environ["TENSORBOARD_LOGGING_DIR"] = str(run.workspace.tensorboard)
     tokenizer = load_tokenizer(run.workspace.model, run.spec.model.chat_template)
     head = head_of(run)
-    kind: type[StageTrainer] = HeadTrainer if head else StageTrainer
-    collator: Any = (HeadCollator if head else RowCollator)(
-        int(tokenizer.pad_token_id), 8 if torch.cuda.is_available() else 1
-    )
+    base = _base(run, head)
+    lesson = _lesson(run, int(tokenizer.pad_token_id), base, preemption)
     reporter = ProgressReporter(run)
     callbacks = _callbacks(run, preemption, reporter)
-    base = _base(run, head)
-    if prefers(run.spec):
-        kind, collator = PreferenceTrainer, PreferenceCollator(collator, apart=run.plan.training.objective == "kto")
-        train_rows, eval_rows = _preferences(run, base, preemption)
-    else:
-        train_rows, eval_rows = _rows(run)
-    trainer = kind(
+    trainer = lesson.trainer(
         run,
         store,
         preemption,
         model=_model(run, base, head),
         args=sft_config(run),
-        data_collator=collator,
-        train_dataset=train_rows,
-        eval_dataset=eval_rows,
+        data_collator=lesson.collator,
+        train_dataset=lesson.train_rows,
+        eval_dataset=lesson.eval_rows,
         processing_class=tokenizer,
         callbacks=callbacks,
     )
@@ -97,6 +91,26 @@ def build_trainer(run: Run, store: CheckpointStore, preemption: Preemption) -> t
         if hasattr(callback, "trainer"):
             callback.trainer = trainer
     return trainer, reporter
+
+
+@dataclass(frozen=True)
+class _Lesson:
+    """What is learned from: rows, how they become batches, and the trainer that knows their loss."""
+
+    trainer: type[StageTrainer]
+    collator: Callable[[list[dict[str, Any]]], dict[str, Any]]
+    train_rows: Dataset
+    eval_rows: Dataset | None
+
+
+def _lesson(run: Run, pad_token_id: int, base: PreTrainedModel, preemption: Preemption) -> _Lesson:
+    padding = (pad_token_id, 8 if torch.cuda.is_available() else 1)
+    if prefers(run.spec):
+        collator = PreferenceCollator(RowCollator(*padding), apart=run.plan.training.objective == "kto")
+        return _Lesson(PreferenceTrainer, collator, *_preferences(run, base, preemption))
+    if head_of(run):
+        return _Lesson(HeadTrainer, HeadCollator(*padding), *_rows(run))
+    return _Lesson(StageTrainer, RowCollator(*padding), *_rows(run))
 
 
 def start_values(run: Run) -> Path | None:
@@ -123,13 +137,13 @@ def _model(run: Run, base: PreTrainedModel, head: Head | None) -> PreTrainedMode
     started = start is not None and start.exists()
     model = make_trainable(base, run.plan.method, method, seed, started=started, head=head)
     if start is not None:
-        _set_start(run, model, start)
+        _set_start(run, model, start, started=started)
     return model
 
 
-def _set_start(run: Run, model: PeftModel, start: Path) -> None:
+def _set_start(run: Run, model: PeftModel, start: Path, *, started: bool) -> None:
     """The same start in every attempt: decomposed by the first one, read by later ones."""
-    if start.exists():
+    if started:
         restore_start(model, run.spec.method, start)
         return
     if run.spec.method.initialization == "loftq":
