@@ -72,6 +72,10 @@ def everything(name: str = "everything") -> Document:
                 "overLength": "drop",
                 "maxBadRows": 3,
                 "packing": True,
+                "schema": {
+                    "type": "object",
+                    "properties": {"price": {"type": ["number", "null"], "enum": [1.5, None]}},
+                },
                 "shuffleSeed": 7,
             },
             "method": {
@@ -345,6 +349,26 @@ REFUSED = (
         for field, value in (("dataset.lossOn", "all"), ("dataset.tools", True), ("model.chatTemplate", "{{ text }}"))
     ),
     Case(
+        "a schema of a chat",
+        {"spec.dataset.schema": {}},
+        "dataset.schema judges the JSON answers of task: extraction",
+    ),
+    Case(
+        "a schema that is text",
+        {"spec.task": "extraction", "spec.dataset.schema": "object"},
+        "spec.dataset.schema",
+    ),
+    Case(
+        "extraction without answers",
+        {"spec.task": "extraction", "spec.dataset.format": "text"},
+        "task: extraction needs answers",
+    ),
+    Case(
+        "half an extraction",
+        {"spec.task": "extraction", "spec.dataset.overLength": "truncate"},
+        "dataset.overLength: truncate would leave half a JSON value",
+    ),
+    Case(
         "a template of words",
         {"spec.task": "token-classification", "spec.dataset.template": "{tokens}"},
         "dataset.template cannot build rows of task: token-classification",
@@ -511,6 +535,8 @@ ACCEPTED = (
         )
         for task in _TASKS
     ),
+    Case("extraction", {"spec.task": "extraction", "spec.dataset.schema": {"enum": [{"a": None}]}}),
+    Case("extraction from messages", {"spec.task": "extraction", "spec.dataset.format": "messages"}),
     Case("labelled text", {"spec.task": "classification", "spec.dataset.format": "labelled-text"}),
     Case("a text of columns", {"spec.task": "classification", "spec.dataset.template": "{title}: {body}"}),
     Case("tagged words", {"spec.task": "token-classification", "spec.dataset.format": "tagged-tokens"}),

@@ -163,6 +163,8 @@ class DatasetSpec(ApiModel):
     """Rows that may be unusable before the job is refused; they are left out and counted."""
     packing: BoolOrAuto = "auto"
     """Put several short rows into one sequence, without attention across them: true, false or auto."""
+    answer_schema: Annotated[OpenObject | None, Field(alias="schema")] = None
+    """task extraction: JSON schema (draft 2020-12) that every answer must satisfy."""
     shuffle_seed: Annotated[int, Field(ge=0, lt=2**32)] = 42
     """Seed of the order of rows and of the held-out split."""
 
@@ -728,6 +730,21 @@ _FIT_RULES = (
     ),
     *(_gate_rule(task, metrics) for task, metrics in TASK_METRICS.items()),
     *HEAD_RULES,
+    Rule(
+        "!has(self.dataset.schema) || self.task == 'extraction'",
+        "dataset.schema judges the JSON answers of task: extraction; remove it or choose that task",
+        lambda s: s.dataset.answer_schema is None or s.task == "extraction",
+    ),
+    Rule(
+        "self.task != 'extraction' || self.dataset.format in ['auto', 'messages', 'prompt-completion']",
+        "task: extraction needs answers: set dataset.format: messages, prompt-completion or auto",
+        lambda s: s.task != "extraction" or s.dataset.format in ("auto", "messages", "prompt-completion"),
+    ),
+    Rule(
+        "self.task != 'extraction' || self.dataset.overLength != 'truncate'",
+        "dataset.overLength: truncate would leave half a JSON value to learn; with task: extraction use fail or drop",
+        lambda s: s.task != "extraction" or s.dataset.over_length != "truncate",
+    ),
     Rule(
         "self.evaluation.gates.size() == 0 || has(self.dataset.eval) || self.dataset.evalFraction > 0.0",
         "evaluation.gates needs rows to judge on: set dataset.eval or dataset.evalFraction above 0",

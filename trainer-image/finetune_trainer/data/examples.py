@@ -11,6 +11,7 @@ from typing import Any, Literal, cast, get_args
 
 from finetune_api.heads import HEAD_FORMATS
 from finetune_api.spec import DatasetSpec
+from finetune_trainer.data.json_answers import AnswerCheck, with_text_answers
 from finetune_trainer.data.labelled import label_of, tags_of, words_of
 from finetune_trainer.data.messages import Message, checked_turns, silent_turns
 from finetune_trainer.data.prompt_template import PromptTemplate, parse_template
@@ -81,11 +82,26 @@ class RowShape:
     """Whether the columns are instruction, input and output."""
     tools: bool = False
     """Whether tools and tool calls are rendered."""
+    answers: AnswerCheck | None = None
+    """task extraction: what the last answer of each row must be."""
 
     def example(self, columns: dict[str, Any]) -> Example:
         """The Example in `columns`. Raises UnusableRowError with the reason."""
         named = renamed(columns, self.renames)
-        return _BUILDERS[self.format](self, named)
+        return _BUILDERS[self.format](self, named) if self.answers is None else self._structured(named, self.answers)
+
+    def _structured(self, named: dict[str, Any], answers: AnswerCheck) -> Example:
+        column = "output" if self.instructions else "completion"
+        turns = self.template is None and isinstance(named.get("prompt"), list)
+        example = _BUILDERS[self.format](self, with_text_answers(named, column, turns=turns))
+        answers.value(example.answer, self._answer_place(example) if example.messages else column)
+        return example
+
+    def _answer_place(self, example: Example) -> str:
+        """Where the last answer of a conversation stands; that of a prompt and its completion was put together."""
+        if self.format == "messages":
+            return f"messages[{len(example.messages) - 1}].content"
+        return f"completion[{len(example.messages) - example.first_answer - 1}].content"
 
     def unused(self, columns: dict[str, Any]) -> list[str]:
         """Columns that nothing reads."""
@@ -107,7 +123,17 @@ def shape_of(dataset: DatasetSpec, columns: dict[str, Any], source: str, task: s
     chosen, instructions = _format(dataset, template, named, source, task)
     if dataset.tools and chosen != "messages":
         raise InvalidSpecError(f"dataset.tools: true needs rows with messages; {source} has the format {chosen}")
-    return RowShape(chosen, _loss_on(dataset, chosen), dataset.columns, template, instructions, dataset.tools)
+    answers = _answer_check(dataset, chosen, source) if task == "extraction" else None
+    return RowShape(chosen, _loss_on(dataset, chosen), dataset.columns, template, instructions, dataset.tools, answers)
+
+
+def _answer_check(dataset: DatasetSpec, chosen: Format, source: str) -> AnswerCheck:
+    if chosen == "text":
+        raise InvalidDataError(
+            f"task: extraction needs an answer to each text, and {source} has texts only: give messages, or prompt and "
+            "completion; rename with dataset.columns"
+        )
+    return AnswerCheck(dataset.answer_schema)
 
 
 def renamed(columns: dict[str, Any], renames: dict[str, str]) -> dict[str, Any]:

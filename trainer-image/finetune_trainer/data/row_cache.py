@@ -25,7 +25,7 @@ FOLDER = "tokenised-rows"
 ENTRIES = 8
 """Entries kept; beyond, the one that was used longest ago goes."""
 _FACTS = "facts.json"
-_LIBRARIES = ("transformers", "tokenizers", "trl", "jinja2", "pyarrow")
+_LIBRARIES = ("transformers", "tokenizers", "trl", "jinja2", "pyarrow", "jsonschema", "regex")
 
 
 @dataclass(frozen=True)

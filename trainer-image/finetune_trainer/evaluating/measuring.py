@@ -4,7 +4,7 @@ Decides which passes over the rows the metrics need. Must not load models and mu
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,7 +17,7 @@ from finetune_trainer.evaluating.comparing import Value
 from finetune_trainer.evaluating.generating import answer_limit, greedy_answers
 from finetune_trainer.evaluating.losses import OnRows, row_losses
 from finetune_trainer.evaluating.rows import EvalRow
-from finetune_trainer.evaluating.text_metrics import TEXT_METRICS, Answer, mean
+from finetune_trainer.evaluating.text_metrics import TEXT_METRICS, Answer, TextMetric, mean
 
 
 def perplexity(total: np.ndarray) -> float:
@@ -35,7 +35,7 @@ VALUES: dict[str, tuple[Value, bool]] = {
     **{name: (metric.value, metric.higher_is_better) for name, metric in TEXT_METRICS.items()},
     **{name: (metric.value, True) for name, metric in CLASS_METRICS.items()},
 }
-"""By metric: its value of summed statistics, and whether higher is better."""
+"""By metric: its value of summed statistics, and whether higher is better. `f1` is that of classes."""
 
 
 @dataclass(frozen=True)
@@ -47,11 +47,13 @@ class Task:
     tokenizer: PreTrainedTokenizerBase
     stops: Sequence[int]
     max_new_tokens: int
+    answer_metrics: Mapping[str, TextMetric] = field(default_factory=lambda: TEXT_METRICS)
+    """Metrics of generated answers: one name may mean something else in another task."""
 
     @property
     def answered(self) -> list[EvalRow]:
         """Rows whose answer is generated: those with a prompt and a reference, when a metric needs answers."""
-        wanted = any(name in TEXT_METRICS for name in self.metrics)
+        wanted = any(name in self.answer_metrics for name in self.metrics)
         return [row for row in self.rows if row.prompt_ids and row.reference] if wanted else []
 
     @property
@@ -72,11 +74,13 @@ class Measurement:
     """By metric: statistics, float64 [rows, statistics]."""
     answers: list[Answer] = field(default_factory=list)
     """Answers to Task.answered."""
+    judged: Mapping[str, tuple[Value, bool]] = field(default_factory=lambda: VALUES)
+    """As VALUES, for the task that was measured."""
 
     @property
     def values(self) -> dict[str, float]:
         """By metric: its value over all rows."""
-        return {name: VALUES[name][0](table.sum(axis=0)) for name, table in self.tables.items()}
+        return {name: self.judged[name][0](table.sum(axis=0)) for name, table in self.tables.items()}
 
 
 def measure(model: PreTrainedModel, task: Task, on_rows: OnRows) -> Measurement:
@@ -89,5 +93,7 @@ def measure(model: PreTrainedModel, task: Task, on_rows: OnRows) -> Measurement:
     limit = answer_limit(answered, task.tokenizer, task.max_new_tokens)
     answers = greedy_answers(model, task.tokenizer, answered, limit=limit, stops=task.stops, on_rows=on_rows)
     references = [row.reference for row in answered]
-    tables |= {name: TEXT_METRICS[name].table(answers, references) for name in task.metrics if name in TEXT_METRICS}
-    return Measurement(tables, answers)
+    metrics = {name: task.answer_metrics[name] for name in task.metrics if name in task.answer_metrics}
+    tables |= {name: metric.table(answers, references) for name, metric in metrics.items()}
+    values = {name: (metric.value, metric.higher_is_better) for name, metric in metrics.items()}
+    return Measurement(tables, answers, {**VALUES, **values})

@@ -33,6 +33,8 @@ def _usual_metrics(spec: FineTuneJobSpec, data: DataFacts) -> list[str]:
     usual = ["eval_loss", "perplexity"]
     if data.report.format == "text":
         return usual
+    if spec.task == "extraction":
+        return [*usual, "json-valid", "f1", "exact-match"]
     if spec.task == "summarization":
         return [*usual, "rouge1", "rouge2", "rougeL"]
     return [*usual, "exact-match"] if data.distinct_answers <= STRATIFIED_UP_TO else [*usual, "rougeL"]

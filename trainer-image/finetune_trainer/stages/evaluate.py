@@ -15,7 +15,8 @@ from finetune_trainer.evaluating.gates import judge, unmet
 from finetune_trainer.evaluating.generating import stop_ids
 from finetune_trainer.evaluating.head_contest import contest, head_passes
 from finetune_trainer.evaluating.losses import OnRows
-from finetune_trainer.evaluating.measuring import VALUES, Measurement, Task, measure
+from finetune_trainer.evaluating.json_metrics import json_metrics
+from finetune_trainer.evaluating.measuring import Measurement, Task, measure
 from finetune_trainer.evaluating.models import Contestants
 from finetune_trainer.evaluating.preferences import Opinion, PreferenceTask, measurement, opinion
 from finetune_trainer.evaluating.records import keep_comparison, keep_samples
@@ -73,7 +74,7 @@ def _measured(run: Run, rows: list[EvalRow]) -> tuple[Measurement, Measurement |
         found = opinion(model, judged, on_rows)
         del model  # as below
         return *_preferences(run, contestants, judged, found, on_rows), judged
-    task = Task(**fields)
+    task = Task(**fields, **_json_metrics(run))
     on_rows = _Progress(run, len(rows), task.passes * (2 if run.spec.evaluation.baseline else 1))
     tuned = measure(model, task, on_rows)
     del model  # the base of a fully tuned model needs its room
@@ -81,6 +82,12 @@ def _measured(run: Run, rows: list[EvalRow]) -> tuple[Measurement, Measurement |
         return tuned, None, task
     with contestants.baseline() as model:
         return tuned, measure(model, task, on_rows), task
+
+
+def _json_metrics(run: Run) -> dict[str, Any]:
+    if run.spec.task != "extraction":
+        return {}
+    return {"answer_metrics": json_metrics(run.spec.dataset.answer_schema)}
 
 
 def _asks_base(run: Run, task: PreferenceTask) -> bool:
@@ -120,8 +127,9 @@ def _differences(tuned: Measurement, baseline: Measurement | None, seed: int) ->
     if baseline is None:
         return []
     return [
-        difference(name, baseline.tables[name], table, VALUES[name][0], higher_is_better=VALUES[name][1], seed=seed)
+        difference(name, baseline.tables[name], table, value, higher_is_better=higher_is_better, seed=seed)
         for name, table in tuned.tables.items()
+        for value, higher_is_better in [tuned.judged[name]]
     ]
 
 
@@ -134,7 +142,7 @@ def _evaluation(run: Run, rows: int, tuned: Measurement, baseline: Measurement |
 def _message(rows: int, tuned: Measurement, differences: list[Difference]) -> str:
     if not differences:
         return f"{rows} held-out rows: " + ", ".join(f"{name} {value:.4g}" for name, value in tuned.values.items())
-    told = ("eval_loss", "accuracy", "f1", "seqeval", "exact-match", "rougeL")
+    told = ("eval_loss", "accuracy", "json-valid", "f1", "seqeval", "exact-match", "rougeL")
     shown = [d for d in differences if d.metric in told]
     return f"{rows} held-out rows, tuned against base: " + "; ".join(map(_sentence, shown))
 

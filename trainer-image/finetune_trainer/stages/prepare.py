@@ -12,6 +12,7 @@ import structlog
 from finetune_api.contract import StageResult
 from finetune_api.status import Plan, Stage
 from finetune_trainer.data.intake import COPIES
+from finetune_trainer.data.json_answers import AnswerCheck
 from finetune_trainer.data.preparation import PreparedData, prepare_data
 from finetune_trainer.errors import InvalidModelError, NotSupportedError
 from finetune_trainer.exporting.publishing import check_destination
@@ -66,6 +67,7 @@ def _check_spec(run: Run) -> None:
     check_extra(run.spec.training.extra)
     check_loss(run.spec.training.loss)
     check_head(run.spec)
+    AnswerCheck(run.spec.dataset.answer_schema)
     check_destination(run)
 
 
