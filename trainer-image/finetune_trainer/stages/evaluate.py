@@ -14,8 +14,8 @@ from finetune_trainer.evaluating.comparing import Difference, difference
 from finetune_trainer.evaluating.gates import judge, unmet
 from finetune_trainer.evaluating.generating import stop_ids
 from finetune_trainer.evaluating.head_contest import contest, head_passes
-from finetune_trainer.evaluating.losses import OnRows
 from finetune_trainer.evaluating.json_metrics import json_metrics
+from finetune_trainer.evaluating.losses import OnRows
 from finetune_trainer.evaluating.measuring import Measurement, Task, measure
 from finetune_trainer.evaluating.models import Contestants
 from finetune_trainer.evaluating.preferences import Opinion, PreferenceTask, measurement, opinion
