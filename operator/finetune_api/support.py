@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from finetune_api.heads import HEAD_FORMATS
 from finetune_api.spec import DataSource, FineTuneJobSpec
 
-TASKS = ("chat", "completion", "summarization", "preference", *HEAD_FORMATS)
+TASKS = ("chat", "completion", "summarization", "extraction", "preference", *HEAD_FORMATS)
 OBJECTIVES = ("sft", "pretrain", "dpo", "orpo", "kto")
 SOURCE_SCHEMES = ("pvc", "hf", "s3")
 DESTINATION_SCHEMES = ("pvc",)

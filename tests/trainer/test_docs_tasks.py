@@ -12,6 +12,7 @@ from finetune_api.exit_codes import ExitCode
 from finetune_trainer import local_run
 from finetune_trainer.cli import main
 from head_jobs import entity_rows, topic_rows, write_rows
+from order_rows import order_rows
 from tiny_models import build_tiny_model
 
 pytestmark = pytest.mark.trainer
@@ -38,12 +39,16 @@ def test_the_manifest_runs_to_its_end(tmp_path: Path, manifest: Path, monkeypatc
     topics = [{"body": row["text"], "topic": row["label"]} for row in topic_rows(60)]
     write_rows(tmp_path / "datasets" / "topics.jsonl", topics)
     write_rows(tmp_path / "datasets" / "entities.jsonl", entity_rows(60))
+    write_rows(tmp_path / "datasets" / "orders.jsonl", order_rows(60))
     named = ["--claim", f"models={tmp_path / 'models'}", "--claim", f"datasets={tmp_path / 'datasets'}"]
     assert main(["run", "--job", str(manifest), "--output", str(tmp_path / "out"), *named]) == ExitCode.DONE
     report = json.loads((tmp_path / "models" / manifest.stem / "report.json").read_text())
     assert report["complete"]
     assert all(artifact["parity"]["passed"] for artifact in report["artifacts"])
     assert all(gate["passed"] for gate in report["evaluation"]["gates"])
+    if manifest.stem == "extraction":
+        assert {"json-valid", "f1", "exact-match"} <= {*report["evaluation"]["tuned"]}
+        return
     labels = [entry["label"] for entry in report["dataset"]["labels"]]
     assert len(labels) == report["dataset"]["labelCount"] == (4 if manifest.stem == "entities" else 3)
     card = (tmp_path / "models" / manifest.stem / "README.md").read_text()

@@ -342,6 +342,7 @@ def test_every_checkpoint_falls_on_a_logged_step(
         ("summarization", data(), {}, ["eval_loss", "perplexity", "rouge1", "rouge2", "rougeL"]),
         ("chat", data(), {"metrics": ["bleu"]}, ["bleu"]),
         ("chat", data(), {"metrics": ["bleu"], "gates": [{"metric": "rouge1", "atLeast": 1}]}, ["bleu", "rouge1"]),
+        ("extraction", data(distinct=3), {}, ["eval_loss", "perplexity", "json-valid", "f1", "exact-match"]),
         ("chat", data(eval_rows=0), {}, []),
     ],
 )

@@ -25,7 +25,7 @@ from finetune_trainer.data.records import UnusableRowError, kind_of
 from finetune_trainer.errors import InvalidSpecError
 
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
-PATTERN_SECONDS = 1.0
+PATTERN_SECONDS = 0.25
 """Time that one pattern may take on one text."""
 DEEPEST = 64
 """Levels of an answer: deeper ones would exhaust the stack of the check."""
@@ -33,11 +33,9 @@ _MESSAGE = 240
 _ERRORS = 64
 """Errors of an answer that are compared to name one of them."""
 
-Turns = list[Any]
-
 
 class AnswerCheck:
-    """Judges answers. Raises InvalidSpecError, naming the place, for a `schema` (dataset.schema) that cannot be used."""
+    """Judges answers. Raises InvalidSpecError, naming the place, for a `schema` that cannot be used."""
 
     def __init__(self, schema: dict[str, Any] | None) -> None:
         self._validator = None if schema is None else _validator(schema)
@@ -62,7 +60,7 @@ def parsed(text: str, name: str) -> Any:  # noqa: ANN401 - any JSON value
     except json.JSONDecodeError as error:
         raise UnusableRowError(f"{name} is not JSON: {error.msg} at character {error.pos + 1}") from error
     except ValueError as error:
-        raise UnusableRowError(f"{name} is not JSON: {error}") from error
+        raise UnusableRowError(f"{name} is not JSON: {str(error).partition(';')[0]}") from error
     if not isinstance(value, dict | list):
         raise UnusableRowError(f"{name} is {kind_of(value)} as JSON; an answer is an object or a list")
     if _deeper(value, DEEPEST):
@@ -71,7 +69,7 @@ def parsed(text: str, name: str) -> Any:  # noqa: ANN401 - any JSON value
 
 
 def with_text_answers(columns: dict[str, Any], name: str, *, turns: bool) -> dict[str, Any]:
-    """`columns` with JSON text in place of an object or a list in column `name`; with `turns` a list is turns, not JSON.
+    """`columns` with JSON text for an object or a list in column `name`; with `turns` a list stays.
 
     Raises UnusableRowError for values that JSON does not have.
     """
@@ -187,16 +185,16 @@ def _require_usable(part: dict[str, Any], registry: "Registry[Any]") -> None:
 _REFUSED = {
     "$schema": "$schema stands in a part of it; one schema has one dialect: remove it",
     "$id": "$id gives a part of it an address of its own; remove it and refer with #/$defs/name",
-    "patternProperties": "patternProperties is not taken, as its patterns cannot be limited in time; use properties, or "
-    "propertyNames with a pattern and additionalProperties",
+    "patternProperties": "patternProperties is not taken, as its patterns cannot be limited in time; use properties, "
+    "or propertyNames with a pattern and additionalProperties",
 }
 
 
 def _require_local(target: str, key: str, registry: "Registry[Any]") -> None:
     if not target.startswith("#"):
         raise InvalidSpecError(
-            f"dataset.schema: {key} {target!r} is outside of the schema, and nothing is fetched; copy what it names into "
-            "$defs and refer to it with #/$defs/name"
+            f"dataset.schema: {key} {target!r} is outside of the schema, and nothing is fetched; copy what it names "
+            "into $defs and refer to it with #/$defs/name"
         )
     try:
         registry.resolver().lookup(target)

@@ -1,4 +1,4 @@
-"""Metrics of generated JSON, each as additive statistics of a row and a value of their sum, as text_metrics.py has them.
+"""Metrics of generated JSON, each as additive statistics of a row and a value of their sum, as in text_metrics.py.
 
 An answer is judged as a program would read it: the whole text must be one JSON value, and words around it, or a fence,
 make it none. What is no JSON has no fields. Pure.
@@ -59,7 +59,7 @@ _KINDS = {bool: "boolean", int: "number", str: "text", type(None): "null"}
 
 
 def _whole(value: Any) -> Hashable:  # noqa: ANN401 - any JSON value
-    """`value` so that two are equal when they are the same JSON: the order of keys does not count, that of lists does."""
+    """`value` so that two are equal when they are the same JSON: the order of keys says nothing, that of lists does."""
     if isinstance(value, dict):
         return "object", frozenset((key, _whole(inner)) for key, inner in value.items())
     if isinstance(value, list):
