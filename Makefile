@@ -11,7 +11,7 @@ TYPED := operator trainer-image scripts/local_cluster scripts/demo scripts/gener
 .DEFAULT_GOAL := help
 .PHONY: help venv demo test test-fast test-control-plane test-apiserver test-faults test-trainer \
         test-nodes test-local-cluster test-cluster check format generate verify lock \
-        images cluster-up cluster-status cluster-down bench-control bench-r8 faults
+        images cluster-up cluster-status cluster-down bench-control bench-r8 bench-memory faults
 
 help:  ## This list
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/' | column -t -s $$'\t'
@@ -68,6 +68,9 @@ bench-control: venv  ## Speed, requests and memory of the operator and of Kubefl
 
 bench-r8: venv  ## Accuracy of a LoRA classifier and of a linear model on Reuters R8; an hour or two on two cores; BENCH="--steps 100"
 	PYTHONPATH=benchmarks:scripts $(BIN)/python -m r8 $(BENCH)
+
+bench-memory: venv  ## Estimated and measured memory of training SmolLM2-135M on a CPU; BENCH="--points 0 3": --help
+	PYTHONPATH=benchmarks:scripts nice $(BIN)/python -m memory $(BENCH)
 
 faults: venv  ## Every fault campaign; FAULTS='kill/before/*' runs a part, and a failure tells how to replay it
 	PYTHONPATH=tests:scripts $(BIN)/python -m faults run '$(FAULTS)'

@@ -11,9 +11,11 @@ from finetune_trainer.planning.memory import (
     PARTS,
     Adapter,
     AdapterKind,
+    Precision,
     QuantizedBase,
     TrainingShape,
     estimate,
+    kept_bytes,
     optimizer_bytes,
 )
 
@@ -65,7 +67,7 @@ def test_each_kind_of_adapter_has_its_parameters(kind: AdapterKind, want: int) -
 def test_a_quantized_weight_takes_its_bits_and_its_share_of_the_constants(bits: int, double: bool, want: float) -> None:
     adapter = replace(ADAPTER, base=QuantizedBase(640_000, bits, double))
     plan = estimate(FACTS, adapter, replace(SHAPE, precision="bf16"), None)
-    assert plan.weights == 2 * 360_000 + round(want * 640_000) + 4 * adapter.parameters
+    assert plan.weights == 2 * 360_000 + round(want * 640_000) + 6 * adapter.parameters
 
 
 @pytest.mark.parametrize(
@@ -97,15 +99,48 @@ def test_full_tuning_holds_weights_in_fp32_and_what_autocast_copies() -> None:
 
 def test_a_frozen_base_in_bf16_takes_half() -> None:
     half = estimate(FACTS, ADAPTER, replace(SHAPE, precision="bf16"), None).weights
-    assert half == 2 * 1_000_000 + 4 * ADAPTER.parameters
+    assert half == 2 * 1_000_000 + 6 * ADAPTER.parameters
 
 
 @pytest.mark.parametrize(
-    ("change", "factor"), [({"micro_batch": 4}, 2), ({"length": 300}, 3), ({"micro_batch": 1, "length": 50}, 0.25)]
+    ("rows", "change", "factor"), [(2, {"micro_batch": 4}, 2), (1, {"length": 300}, 3), (1, {"length": 50}, 0.5)]
 )
-def test_activations_grow_with_the_tokens(change: dict[str, int], factor: float) -> None:
-    want = estimate(FACTS, ADAPTER, SHAPE, None).activations * factor
-    assert estimate(FACTS, ADAPTER, replace(SHAPE, **change), None).activations == want  # type: ignore[arg-type]
+def test_activations_grow_with_the_tokens(rows: int, change: dict[str, int], factor: float) -> None:
+    shape = replace(SHAPE, micro_batch=rows)
+    want = estimate(FACTS, ADAPTER, shape, None).activations * factor
+    assert estimate(FACTS, ADAPTER, replace(shape, **change), None).activations == want  # type: ignore[arg-type]
+
+
+def test_padded_rows_cost_a_mask_in_every_layer() -> None:
+    two, one = (estimate(FACTS, ADAPTER, replace(SHAPE, micro_batch=rows), None).activations for rows in (2, 1))
+    assert two - 2 * one == (FACTS.layers + 1) * 2 * 100 * 100 * 4
+
+
+def test_holes_of_the_heap_are_a_matter_of_the_cpu() -> None:
+    cpu, other = (
+        estimate(FACTS, ADAPTER, replace(SHAPE, on_accelerator=gpu), None).activations for gpu in (False, True)
+    )
+    assert cpu - other == 3 * 64 * 200 * 4
+
+
+def test_a_layer_of_smollm2_keeps_what_autograd_was_seen_to_keep() -> None:
+    """Saved tensors of one layer, 2 x 64 tokens, counted in torch with hooks: bytes per token."""
+    shapes = {"q": (576, 576), "k": (576, 192), "v": (576, 192), "o": (576, 576)}
+    shapes |= {"gate": (576, 1536), "up": (576, 1536), "down": (1536, 576)}
+    layers = tuple(LinearLayer(f"layers.0.{name}", *sizes) for name, sizes in shapes.items())
+    sizes = {"hidden_size": 576, "intermediate_size": 1536, "query_width": 576, "key_value_width": 192, "layers": 1}
+    facts = replace(FACTS, linear_layers=layers, heads=9, **sizes)  # type: ignore[arg-type]
+    shape = replace(SHAPE, micro_batch=2, length=64)
+    dropout = Adapter(rank=16, layers=layers, dropout=0.05)
+    seen: dict[str, tuple[Adapter | None, Precision, int]] = {
+        "lora": (dropout, "fp32", 72_940),
+        "lora without dropout": (replace(dropout, dropout=0.0), "fp32", 43_756),
+        "lora in bf16": (dropout, "bf16", 51_324 - 2544),
+        "full": (None, "fp32", 47_916),
+    }
+    for name, (adapter, precision, want) in seen.items():
+        got = kept_bytes(facts, adapter, replace(shape, precision=precision)) / 128
+        assert got == pytest.approx(want, rel=0.01), name
 
 
 def test_recomputing_keeps_a_few_layers_in_place_of_all() -> None:

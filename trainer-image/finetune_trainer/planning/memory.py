@@ -1,7 +1,7 @@
 """How much memory training takes, before anything is loaded. Pure arithmetic over shapes.
 
-    weights      base in its number format (quantized: with its constants; full tuning: fp32, and autocast's copy),
-                 adapter and modulesToSave in fp32
+    weights      base in its number format (quantized: with its constants); what is trained in fp32, with autocast's
+                 copy
     gradients    4 bytes for each trained parameter
     optimizer    its state for each trained tensor; see `optimizer_bytes`
     activations  what the backward pass needs, per token of a micro batch; see `activation_bytes`
@@ -38,9 +38,11 @@ LOGITS_COPIES = 3
 """Logits, their log-softmax and their gradient live at the same time."""
 LOGITS_WHOLE_BYTES = 512 * 2**20
 """Most bytes of fp32 logits made at once (training/loss.py)."""
-RECOMPUTED_LAYERS = 3
-"""Layers held whole while activations are recomputed: the layer, its gradients, and what the allocator has not given
-back of the one before."""
+RECOMPUTED_LAYERS = 2
+"""Layers held whole while activations are recomputed: the layer, and what the allocator has not given back of the one
+before."""
+PASSING_RESULTS = 3
+"""Of an adapted layer's width, made and let go in its forward: the base's result, B's product, and that scaled."""
 RUNTIME_CPU_BYTES = 560 * 2**20
 RUNTIME_ACCELERATOR_BYTES = 1536 * 2**20
 """CUDA context, cuBLAS workspaces and allocator slack."""
@@ -145,12 +147,13 @@ def estimate(facts: ModelFacts, adapter: Adapter | None, shape: TrainingShape, l
 
 
 def weight_bytes(facts: ModelFacts, adapter: Adapter | None, precision: Precision) -> int:
-    """Bytes of the weights: a frozen base as it computes, or quantized; for full tuning fp32, and autocast's copy."""
+    """Bytes of the weights: a frozen base as it computes, or quantized; what is trained in fp32, autocast's copy."""
     if adapter is None:
         return facts.parameters * (FLOAT32 if precision == "fp32" else FLOAT32 + BYTES[precision])
     quantized = adapter.base.elements if adapter.base else 0
     base = (facts.parameters - quantized) * BYTES[precision] + (adapter.base.bytes if adapter.base else 0)
-    return base + adapter.parameters * FLOAT32
+    copied = 0 if precision == "fp32" else BYTES[precision]
+    return base + adapter.parameters * (FLOAT32 + copied)
 
 
 def optimizer_bytes(optimizer: str, shapes: Iterable[Shape]) -> int:
@@ -192,28 +195,64 @@ def _all_shapes(facts: ModelFacts) -> list[Shape]:
 
 
 def activation_bytes(facts: ModelFacts, adapter: Adapter | None, shape: TrainingShape) -> int:
-    """Bytes kept from forward to backward.
+    """Bytes kept from forward to backward, and on a CPU the holes between them.
 
-    A layer keeps, per token: the inputs and outputs of its norms and its residual stream (6 hidden states, and the
-    norms' inputs in fp32), queries, keys and values before and after the rotation, attention's output, and four
-    intermediates of the gated MLP. Each adapted linear layer keeps its input in fp32, with a mask where there is
-    dropout, and its low-rank product. With checkpointing only each layer's input stays, and RECOMPUTED_LAYERS are
-    held whole.
+    All of each layer is kept, or with checkpointing each layer's input and RECOMPUTED_LAYERS whole; and as much as one
+    layer for the gradients on their way through it.
     """
-    item = BYTES[shape.precision]
-    tokens = shape.tokens
-    attention = 2 * facts.query_width + 4 * facts.key_value_width + 2 * facts.query_width
-    per_layer = item * (6 * facts.hidden_size + attention + 4 * facts.intermediate_size)
-    per_layer += 2 * FLOAT32 * facts.hidden_size
-    per_layer += _adapter_bytes(adapter, item) // max(1, facts.layers)
-    per_layer *= tokens
+    one = kept_bytes(facts, adapter, shape)
+    whole = min(facts.layers, RECOMPUTED_LAYERS) if shape.checkpointing else facts.layers
+    inputs = facts.layers * shape.tokens * facts.hidden_size * BYTES[shape.precision] if shape.checkpointing else 0
+    held = inputs + whole * (one + _hole_bytes(facts, adapter, shape)) + one
+    return held + _whole_weight_bytes(adapter, shape.precision)
+
+
+def _hole_bytes(facts: ModelFacts, adapter: Adapter | None, shape: TrainingShape) -> int:
+    """Bytes of one layer that are free but stay in glibc's heap.
+
+    PyTorch asks for aligned blocks, and later ones seldom fit the holes that passing results left between kept ones.
+    An accelerator has an allocator of PyTorch's own.
+    """
+    if shape.on_accelerator or adapter is None or adapter.kind == "ia3":
+        return 0
+    widths = sum(layer.outputs for layer in adapter.layers) // max(1, facts.layers)
+    return PASSING_RESULTS * BYTES[shape.precision] * widths * shape.tokens
+
+
+def kept_bytes(facts: ModelFacts, adapter: Adapter | None, shape: TrainingShape) -> int:
+    """Bytes that the backward pass needs of one layer, for a micro batch.
+
+    Per token: the two residual streams in fp32; queries after the rotation, keys and values repeated to as many heads,
+    and what attention gives; three intermediates of the gated MLP; what the linear layers keep of their inputs. Where
+    rows are padded, sdpa makes numbers of the mask in every layer.
+    """
+    item, tokens = BYTES[shape.precision], shape.tokens
+    per_token = 2 * FLOAT32 * facts.hidden_size + item * (4 * facts.query_width + 3 * facts.intermediate_size)
+    per_token += _kept_of_inputs(facts, adapter, item)
+    if shape.micro_batch * shape.sequences > 1:
+        per_token += shape.length * item
     if shape.quadratic_attention:
-        per_layer += tokens * facts.heads * shape.length * (item + FLOAT32)
-    whole = _whole_weight_bytes(adapter, shape.precision)
-    if shape.checkpointing:
-        kept = facts.layers * tokens * facts.hidden_size * item
-        return kept + min(facts.layers, RECOMPUTED_LAYERS) * per_layer + whole
-    return facts.layers * per_layer + whole
+        per_token += facts.heads * shape.length * (item + FLOAT32)
+    return tokens * per_token
+
+
+def _kept_of_inputs(facts: ModelFacts, adapter: Adapter | None, item: int) -> int:
+    """What the linear layers of one layer keep, per token.
+
+    Layers trained whole share the norms' outputs and the MLP's product, and trained norms keep the normalized stream;
+    frozen ones keep nothing. Adapted layers share inputs in fp32; otherwise each has a copy. Dropout gives each an
+    input of its own, and a mask in fp32.
+    """
+    shared = item * (2 * facts.hidden_size + facts.intermediate_size)
+    if adapter is None:
+        return shared + 2 * FLOAT32 * facts.hidden_size
+    added = _adapter_bytes(adapter, item) // max(1, facts.layers)
+    if adapter.kind == "ia3":
+        return shared + added
+    widths = sum(layer.inputs for layer in adapter.layers) // max(1, facts.layers)
+    if adapter.dropout:
+        return added + widths * (item + FLOAT32)
+    return added + (min(shared, widths * item) if item == FLOAT32 else widths * item)
 
 
 def _whole_weight_bytes(adapter: Adapter | None, precision: Precision) -> int:
@@ -229,18 +268,13 @@ def _whole_weight_bytes(adapter: Adapter | None, precision: Precision) -> int:
     return quantized + (DORA_MATRICES * widest * FLOAT32 if adapter.kind == "dora" else 0)
 
 
-def _adapter_bytes(adapter: Adapter | None, item: int) -> int:
-    """Per token, over all layers. DoRA keeps, for its magnitudes, what the base and the update each give; IA3 keeps
-    what it scales, and the product in fp32."""
-    if adapter is None:
-        return 0
+def _adapter_bytes(adapter: Adapter, item: int) -> int:
+    """Per token, over all layers, besides inputs: low-rank products, and for DoRA's magnitudes what the base and the
+    update each give; IA3 keeps what it scales, and the product in fp32."""
     if adapter.kind == "ia3":
         return sum((item + FLOAT32) * rows for rows, _ in adapter.shapes if rows != adapter.saved_elements)
     magnitudes = 2 * FLOAT32 * sum(layer.outputs for layer in adapter.layers) if adapter.kind == "dora" else 0
-    copies = 2 if adapter.dropout else 1
-    mask = 1 if adapter.dropout else 0
-    widths = sum((copies * FLOAT32 + mask) * layer.inputs for layer in adapter.layers)
-    return widths + magnitudes + FLOAT32 * adapter.rank * len(adapter.layers)
+    return magnitudes + item * adapter.rank * len(adapter.layers)
 
 
 def logits_bytes(facts: ModelFacts, shape: TrainingShape) -> int:

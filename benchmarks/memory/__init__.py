@@ -1,0 +1,1 @@
+"""How close the estimate of memory comes to what training SmolLM2-135M takes."""
