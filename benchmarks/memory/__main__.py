@@ -120,7 +120,7 @@ def _measured(point: Point, work: Path, folder: Path) -> dict[str, int] | None:
         done = subprocess.run([*command, *places, *stages], check=False, stdout=log, stderr=log)
     if done.returncode:
         return None
-    result = json.loads((folder / "run" / "results" / "train.json").read_text())
+    result = json.loads((folder / "run" / "workspace" / "results" / "train.json").read_text())
     found: dict[str, int] = result["plan"]["memory"]
     return found
 
