@@ -4,15 +4,13 @@ import hashlib
 import shutil
 import subprocess
 import sys
-import time
-import urllib.error
-import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from local_cluster import locations, ports
 from local_cluster.lock import exclusive
+from server_process import wait_healthy
 
 LOCK = Path(__file__).parents[1] / "requirements" / "mlflow-server.txt"
 START_SECONDS = 120.0
@@ -32,7 +30,7 @@ def mlflow_server(folder: Path) -> Iterator[str]:
     with (folder / "server.log").open("wb") as log:
         process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, env=quiet, start_new_session=True)
     try:
-        _wait(process, port, folder / "server.log")
+        wait_healthy(process, port, folder / "server.log", START_SECONDS)
         yield f"http://127.0.0.1:{port}"
     finally:
         process.terminate()
@@ -61,15 +59,3 @@ def _environment() -> Path:
             subprocess.run([*install, "--require-hashes", "-r", str(LOCK)], check=True)
             (target / "complete").touch()
     return target
-
-
-def _wait(process: "subprocess.Popen[bytes]", port: int, log: Path) -> None:
-    deadline = time.monotonic() + START_SECONDS
-    while time.monotonic() < deadline:
-        assert process.poll() is None, log.read_text()
-        try:
-            with urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=1):
-                return
-        except (urllib.error.URLError, ConnectionError, TimeoutError):
-            time.sleep(0.1)
-    raise AssertionError(f"the MLflow server does not answer: {log.read_text()}")

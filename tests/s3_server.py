@@ -5,15 +5,13 @@ Without Go and without a cached program no test can start it, and the error says
 
 import os
 import subprocess
-import time
-import urllib.error
-import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from local_cluster import binaries, ports
+from server_process import wait_healthy
 
 ACCESS_KEY, SECRET_KEY = "tests-access-key", "tests-secret-key"
 START_SECONDS = 30.0
@@ -61,20 +59,8 @@ def s3_server(folder: Path) -> Iterator[S3Server]:
             command, stdout=log, stderr=subprocess.STDOUT, env={**os.environ, "HOME": str(folder)}
         )
     try:
-        _wait(process, port, folder / "server.log")
+        wait_healthy(process, port, folder / "server.log", START_SECONDS)
         yield S3Server(f"http://127.0.0.1:{port}", objects)
     finally:
         process.terminate()
         process.wait(timeout=10)
-
-
-def _wait(process: "subprocess.Popen[bytes]", port: int, log: Path) -> None:
-    deadline = time.monotonic() + START_SECONDS
-    while time.monotonic() < deadline:
-        assert process.poll() is None, log.read_text()
-        try:
-            with urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=1):
-                return
-        except (urllib.error.URLError, ConnectionError):
-            time.sleep(0.05)
-    raise AssertionError(f"the S3 server does not answer: {log.read_text()}")

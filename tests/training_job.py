@@ -7,13 +7,11 @@ import json
 import random
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 from finetune_api.contract import JobRef, StageRequest, StageResult
 from finetune_api.spec import FineTuneJobSpec
 from finetune_api.status import (
-    Checkpoint,
-    HistoryPoint,
     MemoryPlan,
     Metrics,
     Plan,
@@ -22,7 +20,7 @@ from finetune_api.status import (
     PlannedTraining,
     Stage,
 )
-from finetune_trainer.run import Run, Workspace
+from finetune_trainer.run import ProgressUpdate, Run, Workspace
 from tiny_models import build_tiny_model
 
 SOURCE = "hf://acme/tiny-instruct"
@@ -41,33 +39,13 @@ class RecordedProgress:
 
     updates: list[dict[str, Any]] = field(default_factory=list)
 
-    def update(
-        self,
-        step: int,
-        total_steps: int,
-        *,
-        epoch: float | None = None,
-        seconds_left: int | None = None,
-        metrics: Metrics | None = None,
-        point: HistoryPoint | None = None,
-        checkpoint: Checkpoint | None = None,
-    ) -> None:
+    def update(self, step: int, total_steps: int, **told: Unpack[ProgressUpdate]) -> None:
         """Keep it."""
-        self.updates.append(
-            {
-                "step": step,
-                "total_steps": total_steps,
-                "epoch": epoch,
-                "seconds_left": seconds_left,
-                "metrics": metrics,
-                "point": point,
-                "checkpoint": checkpoint,
-            }
-        )
+        self.updates.append({"step": step, "total_steps": total_steps, **told})
 
     def of(self, name: str) -> list[Any]:
         """Every value of `name` that was not None."""
-        return [update[name] for update in self.updates if update[name] is not None]
+        return [update[name] for update in self.updates if update.get(name) is not None]
 
     def losses(self) -> dict[int, float]:
         """Training loss by step."""

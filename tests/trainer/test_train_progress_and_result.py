@@ -33,7 +33,7 @@ def test_every_measurement_is_reported_at_every_log(tmp_path: Path) -> None:
     job = TrainingJob(tmp_path, training={"log_every": 2, "eval_every": 8})
     run = job.run()
     execute(run)
-    logged = [update for update in run.progress.updates if update["metrics"] is not None]
+    logged = [update for update in run.progress.updates if update.get("metrics") is not None]
     assert [update["step"] for update in logged] == [2, 4, 6, 8, 8]
     for update in logged:
         metrics = update["metrics"]
@@ -51,7 +51,7 @@ def test_the_step_and_the_time_left_are_reported_after_every_step(tmp_path: Path
     timed = [
         (update["step"], update["seconds_left"])
         for update in run.progress.updates
-        if update["seconds_left"] is not None
+        if update.get("seconds_left") is not None
     ]
     assert [step for step, _ in timed] == [*range(1, 9)]
     assert timed[-1][1] == 0

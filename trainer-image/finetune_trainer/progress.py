@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Unpack
 
 import structlog
 from prometheus_client import CollectorRegistry, generate_latest
@@ -18,6 +19,7 @@ from prometheus_client.registry import Collector
 
 from finetune_api.contract import ProgressReport, StageRequest, thinned
 from finetune_api.status import HISTORY_LIMIT, Checkpoint, HistoryPoint, Metrics, Progress, Stage
+from finetune_trainer.run import ProgressUpdate
 
 _log = structlog.get_logger(__name__)
 
@@ -43,18 +45,10 @@ class StageProgress:
         self._history: list[HistoryPoint] = []
         self._checkpoint: Checkpoint | None = None
 
-    def update(
-        self,
-        step: int,
-        total_steps: int,
-        *,
-        epoch: float | None = None,
-        seconds_left: int | None = None,
-        metrics: Metrics | None = None,
-        point: HistoryPoint | None = None,
-        checkpoint: Checkpoint | None = None,
-    ) -> None:
-        """Report `step` of `total_steps`; what is None stays as it was, and `point` is appended to the curve."""
+    def update(self, step: int, total_steps: int, **told: Unpack[ProgressUpdate]) -> None:
+        """As ProgressSink."""
+        epoch, seconds_left, metrics = told.get("epoch"), told.get("seconds_left"), told.get("metrics")
+        point, checkpoint = told.get("point"), told.get("checkpoint")
         before = self._progress
         with self._lock:
             self._progress = Progress(

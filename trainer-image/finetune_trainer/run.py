@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, TypedDict, Unpack
 
 from finetune_api.contract import StageRequest, StageResult
 from finetune_api.spec import FineTuneJobSpec
@@ -14,21 +14,22 @@ from finetune_api.status import Checkpoint, HistoryPoint, Metrics, Plan, Stage
 from finetune_trainer.errors import SourceNotFoundError
 
 
+class ProgressUpdate(TypedDict, total=False):
+    """What may be said besides the step; what is absent or None stays as it was."""
+
+    epoch: float | None
+    seconds_left: int | None
+    metrics: Metrics | None
+    point: HistoryPoint | None
+    """Appended to the curve."""
+    checkpoint: Checkpoint | None
+
+
 class ProgressSink(Protocol):
     """Where a stage says how far it is; cheap enough to call at every step."""
 
-    def update(
-        self,
-        step: int,
-        total_steps: int,
-        *,
-        epoch: float | None = None,
-        seconds_left: int | None = None,
-        metrics: Metrics | None = None,
-        point: HistoryPoint | None = None,
-        checkpoint: Checkpoint | None = None,
-    ) -> None:
-        """Report `step` of `total_steps`; what is None stays as it was, and `point` is appended to the curve."""
+    def update(self, step: int, total_steps: int, **told: Unpack[ProgressUpdate]) -> None:
+        """Report `step` of `total_steps`."""
 
 
 @dataclass(frozen=True)

@@ -4,29 +4,12 @@ Alone in its process because the builder puts its own folder on sys.path and pri
 given back before the parity gate. Decides nothing: options and configuration come from onnx_options and config_shim.
 """
 
-import argparse
-import ctypes
-import signal
 import sys
 from pathlib import Path
 
+from finetune_trainer.exporting.builder_process import run_builder
 from finetune_trainer.exporting.config_shim import adapt
 from finetune_trainer.exporting.onnx_options import EXECUTION_PROVIDER, PRECISIONS, builder_options
-
-_PR_SET_PDEATHSIG = 1
-
-
-def main(arguments: list[str] | None = None) -> int:
-    """Build the model in folder --model into --output; exit code 0 says nothing about its correctness."""
-    parser = argparse.ArgumentParser(prog="genai_builder")
-    parser.add_argument("--model", type=Path, required=True)
-    parser.add_argument("--output", type=Path, required=True)
-    parser.add_argument("--scratch", type=Path, required=True)
-    parser.add_argument("--precision", choices=PRECISIONS, required=True)
-    options = parser.parse_args(arguments)
-    end_with_parent()
-    build(options.model, options.output, options.scratch, options.precision)
-    return 0
 
 
 def build(model: Path, output: Path, scratch: Path, precision: str) -> None:
@@ -44,11 +27,5 @@ def _parameters(model: Path) -> int:
     return sum(path.stat().st_size for path in model.glob("*.safetensors")) // 4
 
 
-def end_with_parent() -> None:
-    """A builder whose stage was killed must not go on writing."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_builder(build, PRECISIONS))

@@ -5,14 +5,13 @@ activations alone, because a range for a whole tensor of a decoder's activations
 is kept in the scratch folder: tracing is what takes time. Exit code 0 says nothing about the model's correctness.
 """
 
-import argparse
 import logging
 import shutil
 import sys
 from pathlib import Path
 from typing import Any
 
-from finetune_trainer.exporting.genai_builder import end_with_parent
+from finetune_trainer.exporting.builder_process import run_builder
 
 PRECISIONS = ("fp32", "int8")
 GRAPH, WEIGHTS = "model.onnx", "model.onnx.data"
@@ -22,19 +21,6 @@ EXACT_ACTIVATIONS = 0
 """Of ONNX Runtime's accuracy levels: sums in float32. 4 rounds activations and doubles the divergence."""
 _TRACED = (2, 8)
 """Rows and tokens of the example that is traced; both stay free in the graph."""
-
-
-def main(arguments: list[str] | None = None) -> int:
-    """Write the model in folder --model into --output."""
-    parser = argparse.ArgumentParser(prog="head_exporter")
-    parser.add_argument("--model", type=Path, required=True)
-    parser.add_argument("--output", type=Path, required=True)
-    parser.add_argument("--scratch", type=Path, required=True)
-    parser.add_argument("--precision", choices=PRECISIONS, required=True)
-    options = parser.parse_args(arguments)
-    end_with_parent()
-    build(options.model, options.output, options.scratch, options.precision)
-    return 0
 
 
 def build(model: Path, output: Path, scratch: Path, precision: str) -> None:
@@ -112,4 +98,4 @@ def _quantize(source: Path, target: Path) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_builder(build, PRECISIONS))

@@ -9,14 +9,14 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from concurrent.futures import wait as wait_for
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from typing import Any, Protocol
+from typing import Any, Protocol, Unpack
 
 import structlog
 
 from finetune_api.contract import StageResult
-from finetune_api.status import Checkpoint, HistoryPoint, Metrics, Stage
+from finetune_api.status import HistoryPoint, Metrics, Stage
 from finetune_trainer.failures import failure_of
-from finetune_trainer.run import ProgressSink, Run
+from finetune_trainer.run import ProgressSink, ProgressUpdate, Run
 
 _log = structlog.get_logger(__name__)
 TRACKED = (Stage.TRAIN, Stage.EVALUATE, Stage.EXPORT)
@@ -80,29 +80,12 @@ class TrackedProgress:
         self._progress = progress
         self._tellers = [_Teller(tracker) for tracker in trackers]
 
-    def update(
-        self,
-        step: int,
-        total_steps: int,
-        *,
-        epoch: float | None = None,
-        seconds_left: int | None = None,
-        metrics: Metrics | None = None,
-        point: HistoryPoint | None = None,
-        checkpoint: Checkpoint | None = None,
-    ) -> None:
+    def update(self, step: int, total_steps: int, **told: Unpack[ProgressUpdate]) -> None:
         """As ProgressSink. A point without metrics repeats what an earlier attempt has told."""
-        self._progress.update(
-            step,
-            total_steps,
-            epoch=epoch,
-            seconds_left=seconds_left,
-            metrics=metrics,
-            point=point,
-            checkpoint=checkpoint,
-        )
+        self._progress.update(step, total_steps, **told)
+        metrics, point = told.get("metrics"), told.get("point")
         if metrics is not None and point is not None:
-            values = curve_values(metrics, point, epoch)
+            values = curve_values(metrics, point, told.get("epoch"))
             self._tell(lambda tracker: tracker.log(point.step, values))
 
     def begin(self, settings: dict[str, str]) -> None:
