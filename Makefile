@@ -11,7 +11,7 @@ TYPED := operator trainer-image scripts/local_cluster scripts/demo scripts/gener
 .DEFAULT_GOAL := help
 .PHONY: help venv demo test test-fast test-control-plane test-apiserver test-faults test-trainer \
         test-nodes test-local-cluster test-cluster check format generate verify lock \
-        images cluster-up cluster-status cluster-down bench-control bench-r8 bench-memory faults
+        images cluster-up cluster-status cluster-down bench-control bench-r8 bench-memory bench-train faults
 
 help:  ## This list
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/' | column -t -s $$'\t'
@@ -71,6 +71,9 @@ bench-r8: venv  ## Accuracy of a LoRA classifier and of a linear model on Reuter
 
 bench-memory: venv  ## Estimated and measured memory of training SmolLM2-135M on a CPU; BENCH="--points 0 3": --help
 	PYTHONPATH=benchmarks:scripts nice $(BIN)/python -m memory $(BENCH)
+
+bench-train: venv  ## Speed, memory and loss of this trainer and of TRL at its defaults, in one run; BENCH="--steps 24": --help
+	PYTHONPATH=benchmarks:scripts $(BIN)/python -m train $(BENCH)
 
 faults: venv  ## Every fault campaign; FAULTS='kill/before/*' runs a part, and a failure tells how to replay it
 	PYTHONPATH=tests:scripts $(BIN)/python -m faults run '$(FAULTS)'

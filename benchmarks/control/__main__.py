@@ -7,6 +7,8 @@ import asyncio
 import json
 import os
 import platform
+import signal
+import sys
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -22,12 +24,13 @@ from local_cluster.progress import say
 
 RESULTS = Path(__file__).parents[1] / "results"
 _SYSTEMS = ("finetune", "trainer", "trainer-lifted")
-_STANDARD = (Load(1000), Load(100, rate=10.0))
+_STANDARD = (Load(1000), Load(300, rate=10.0))
 
 
 def main() -> None:
     """Parse the command line and measure, or render an earlier result."""
     arguments = _parser().parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # the control plane goes too
     if arguments.render:
         print(report.markdown(json.loads(arguments.render.read_text())), end="")
         return
@@ -41,7 +44,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m control", description=__doc__)
     parser.add_argument("--systems", default=",".join(_SYSTEMS), help=f"some of {', '.join(_SYSTEMS)}, with commas")
     parser.add_argument(
-        "--jobs", type=int, help="resources to create; 1000 at once and 100 at 10 per second by default"
+        "--jobs", type=int, help="resources to create; 1000 at once and 300 at 10 per second by default"
     )
     parser.add_argument("--rate", default="burst", help="burst, or resources per second; with --jobs")
     parser.add_argument(

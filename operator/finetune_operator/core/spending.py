@@ -8,7 +8,8 @@ from datetime import datetime
 from decimal import Decimal
 
 from finetune_api.conditions import Reason
-from finetune_api.spec import Cost, FineTuneJobSpec
+from finetune_api.prices import accelerators, price
+from finetune_api.spec import FineTuneJobSpec
 from finetune_api.status import CostReport, FineTuneJobStatus, PodTime, Stage
 from finetune_operator.core import pod_status
 from finetune_operator.core.checks import Failure
@@ -33,10 +34,10 @@ def spent(observed: Observed, spec: FineTuneJobSpec, status: FineTuneJobStatus, 
     visible = {time.pod: time.seconds for time in times}
     if not visible and status.cost is None:
         return None
-    count = _accelerators(spec)
+    count = accelerators(spec)
     gone = before.accelerator_seconds - count * sum(t.seconds for t in before.pods if t.pod in visible)
     total = gone + count * sum(visible.values())
-    return CostReport(accelerator_seconds=total, amount=_amount(spec.policy.cost, total), pods=times)
+    return CostReport(accelerator_seconds=total, amount=price(spec, total), pods=times)
 
 
 def _times(observed: Observed, now: datetime) -> list[PodTime]:
@@ -53,16 +54,6 @@ def _seconds(pod: Manifest, now: datetime) -> int:
     ended_at = pod_status.terminated_state(pod).get("finishedAt")
     until_now = seconds_between(_started_at(pod), now)
     return max(0, int(until_now - seconds_between(ended_at, now) if ended_at else until_now))
-
-
-def _accelerators(spec: FineTuneJobSpec) -> int:
-    return spec.resources.accelerator.count if spec.resources.accelerator else 1
-
-
-def _amount(cost: Cost | None, seconds: int) -> str:
-    if cost is None:
-        return ""
-    return f"{Decimal(cost.per_hour) * seconds / _HOUR:.2f} {cost.currency}"
 
 
 def overspent(spec: FineTuneJobSpec, used: CostReport | None) -> Failure | None:
@@ -83,4 +74,4 @@ def seconds_to_budget(spec: FineTuneJobSpec, used: CostReport | None) -> float |
     if used is None or cost is None or cost.budget is None or not Decimal(cost.per_hour):
         return None
     allowed = Decimal(cost.budget) / Decimal(cost.per_hour) * _HOUR
-    return float(allowed - used.accelerator_seconds) / _accelerators(spec)
+    return float(allowed - used.accelerator_seconds) / accelerators(spec)

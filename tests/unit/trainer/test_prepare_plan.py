@@ -8,6 +8,7 @@ import pytest
 from finetune_api.status import DatasetReport, Plan
 from finetune_trainer.errors import InsufficientMemoryError, InvalidSpecError
 from finetune_trainer.models.inspection import LinearLayer, ModelFacts
+from finetune_trainer.planning.duration import START_SECONDS
 from finetune_trainer.planning.facts import DataFacts, Machine, ModelOrigin
 from finetune_trainer.planning.packing import packed_count
 from finetune_trainer.planning.resolve import resolve
@@ -414,3 +415,17 @@ def test_a_head_of_classes_is_trained_whole_and_its_logits_are_few() -> None:
     assert with_head.memory.logits < 2**16 < plan().memory.logits
     assert with_head.metrics == ["eval_loss", "accuracy", "f1", "precision", "recall"]
     assert with_head.training.loss_on == "label"
+
+
+def test_time_and_cost_are_estimated_where_the_speed_is_known() -> None:
+    price = {"policy": {"cost": {"perHour": "36", "currency": "EUR"}}}
+    known = plan(machine=replace(CPU, speed={"fp32": 1e11, "bf16": 1e9}), **price)
+    assert known.estimated_seconds is not None
+    assert known.estimated_seconds > START_SECONDS
+    assert known.estimated_cost == f"{known.estimated_seconds / 100:.2f} EUR"
+    slower = plan(machine=replace(CPU, speed={"fp32": 1e11, "bf16": 1e9}), training={"precision": "bf16"})
+    assert slower.estimated_seconds is not None
+    assert slower.estimated_seconds > known.estimated_seconds
+    assert slower.estimated_cost == ""
+    unknown = plan(machine=GPU, **price)
+    assert (unknown.estimated_seconds, unknown.estimated_cost) == (None, "")

@@ -21,7 +21,8 @@ from finetune_trainer.evaluating.losses import OnRows, row_losses
 from finetune_trainer.evaluating.measuring import Measurement, Task
 from finetune_trainer.evaluating.rows import EvalRow
 from finetune_trainer.evaluating.text_metrics import Answer
-from finetune_trainer.training.preference_losses import WITH_REFERENCE, Likelihoods, divergence_of, judge
+from finetune_trainer.planning.objectives import asks_reference
+from finetune_trainer.training.preference_losses import Likelihoods, divergence_of, judge
 
 SAMPLES = 10
 """Rows of which an answer is generated, for people to read."""
@@ -47,7 +48,7 @@ class PreferenceTask(Task):
     @property
     def needs_reference(self) -> bool:
         """Whether the loss compares with the untouched model."""
-        return self.objective in WITH_REFERENCE
+        return asks_reference(self.objective)
 
     def notes(self, row: EvalRow) -> dict[str, Any]:
         """What a sample of `row` says besides."""

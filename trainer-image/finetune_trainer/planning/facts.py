@@ -1,10 +1,11 @@
 """What is known before training: where the model came from, the data, the machine. Values only."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from finetune_api.status import DatasetReport
 from finetune_trainer.data.examples import LossOn
+from finetune_trainer.planning.memory import Precision
 
 
 @dataclass(frozen=True)
@@ -39,3 +40,5 @@ class Machine:
     cpu_bf16: bool
     """Whether the CPU multiplies bf16 natively."""
     memory_limit: int | None
+    speed: dict[Precision, float] = field(default_factory=dict)
+    """Floating-point operations per second by number format; empty where it is not known, as on an accelerator."""

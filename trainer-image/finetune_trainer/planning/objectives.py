@@ -41,6 +41,11 @@ def sequences_of_a_row(objective: str) -> int:
     return 2 if objective in ("dpo", "orpo") else 1
 
 
+def asks_reference(objective: str) -> bool:
+    """Whether the untouched model is asked, once, what it thinks of each answer."""
+    return objective in ("dpo", "kto")
+
+
 def smallest_batch(objective: str) -> int:
     """Rows of a step at least, unless fewer are asked for: KTO estimates its divergence on them."""
     return 8 if objective == "kto" else 1

@@ -6,6 +6,7 @@ Must not look at the machine, at files or at the clock: the same facts give the 
 from collections.abc import Sequence
 from dataclasses import replace
 
+from finetune_api.prices import accelerators, price
 from finetune_api.spec import FineTuneJobSpec, MethodSpec
 from finetune_api.status import MemoryPlan, Plan, PlannedMethod, PlannedModel, PlannedTraining
 from finetune_trainer.data.parts import BLOCK
@@ -13,6 +14,7 @@ from finetune_trainer.errors import InsufficientMemoryError, InvalidSpecError
 from finetune_trainer.models.adaptation import quantization_of, rescaled_layers
 from finetune_trainer.models.inspection import LinearLayer, ModelFacts, adapted_layers
 from finetune_trainer.planning.deliverables import exports_of, metrics_of
+from finetune_trainer.planning.duration import training_seconds, workload
 from finetune_trainer.planning.facts import DataFacts, Machine, ModelOrigin
 from finetune_trainer.planning.memory import (
     Adapter,
@@ -54,15 +56,30 @@ def resolve(spec: FineTuneJobSpec, origin: ModelOrigin, facts: ModelFacts, data:
     _require_room_to_evaluate(facts, adapter, data, shape, memory)
     batch = _whole(spec, batch, shape.micro_batch)
     schedule = scheduled(spec.training, sequences, batch, data.report.eval_rows)
+    training = _training(spec, facts, data, shape, schedule, batch=batch, length=length, packing=packing)
+    seconds = _seconds(facts, adapter, training, data, machine)
     return Plan(
         model=_model(origin, facts, adapter),
         method=_method(spec, adapter),
-        training=_training(spec, facts, data, shape, schedule, batch=batch, length=length, packing=packing),
+        training=training,
         strategy="none",
         metrics=metrics_of(spec, data),
         exports=exports_of(spec),
         memory=memory,
+        estimated_seconds=seconds,
+        estimated_cost=price(spec, accelerators(spec) * seconds) if seconds is not None else "",
     )
+
+
+def _seconds(
+    facts: ModelFacts, adapter: Adapter | None, training: PlannedTraining, data: DataFacts, machine: Machine
+) -> int | None:
+    """Estimated seconds of stage train; None where the speed of the machine is not known."""
+    speed = machine.speed.get(training.precision)
+    if speed is None:
+        return None
+    work = workload(training, data.lengths, data.report.eval_rows, data.supervised_share)
+    return training_seconds(facts, adapter, training, work, speed)
 
 
 def adapter_of(spec: FineTuneJobSpec, facts: ModelFacts) -> Adapter | None:

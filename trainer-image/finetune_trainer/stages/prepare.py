@@ -5,6 +5,7 @@ after a kill at any point and gives the same result. Must not load weights, exce
 """
 
 import shutil
+from datetime import timedelta
 from pathlib import Path
 
 import structlog
@@ -24,8 +25,9 @@ from finetune_trainer.ownership import confirm_attempt
 from finetune_trainer.planning.cpu_features import multiplies_bf16
 from finetune_trainer.planning.facts import DataFacts, Machine, ModelOrigin
 from finetune_trainer.planning.head_checks import check_head
-from finetune_trainer.planning.memory import human
+from finetune_trainer.planning.memory import Precision, human
 from finetune_trainer.planning.objectives import check_objective
+from finetune_trainer.planning.processor_speed import operations_per_second
 from finetune_trainer.planning.resolve import resolve
 from finetune_trainer.result import write_atomically
 from finetune_trainer.run import Run
@@ -105,11 +107,19 @@ def _plan(run: Run, model: SourcedModel, facts: ModelFacts, data: PreparedData) 
         DataFacts(
             data.report, data.train_lengths, data.loss_on, data.distinct_answers, data.supervised_share, data.classes
         ),
-        Machine(
-            accelerator=run.spec.resources.accelerator is not None,
-            cpu_bf16=multiplies_bf16(),
-            memory_limit=run.request.memory_limit_bytes,
-        ),
+        _machine(run, facts),
+    )
+
+
+def _machine(run: Run, facts: ModelFacts) -> Machine:
+    """Where training will run: a pod of this one's size. Of an accelerator nothing can be measured here."""
+    accelerator = run.spec.resources.accelerator is not None
+    formats: tuple[Precision, ...] = () if accelerator else ("fp32", "bf16")
+    return Machine(
+        accelerator=accelerator,
+        cpu_bf16=multiplies_bf16(),
+        memory_limit=run.request.memory_limit_bytes,
+        speed={precision: operations_per_second(facts, precision, run.threads) for precision in formats},
     )
 
 
@@ -117,5 +127,12 @@ def _summary(plan: Plan, data: PreparedData) -> str:
     report = data.report
     return (
         f"{report.train_rows} rows to train on and {report.eval_rows} held out; {plan.training.total_steps} steps, "
-        f"about {human(plan.memory.estimated_bytes)} of memory"
+        f"about {human(plan.memory.estimated_bytes)} of memory{_time(plan)}"
     )
+
+
+def _time(plan: Plan) -> str:
+    if plan.estimated_seconds is None:
+        return ""
+    cost = f" ({plan.estimated_cost})" if plan.estimated_cost else ""
+    return f" and {timedelta(seconds=plan.estimated_seconds)} of training{cost}"

@@ -23,7 +23,7 @@ from finetune_trainer.models.initialization import (
 )
 from finetune_trainer.models.load import DTYPES, load_model, load_tokenizer
 from finetune_trainer.models.quantization import bitsandbytes_config
-from finetune_trainer.planning.objectives import prefers
+from finetune_trainer.planning.objectives import asks_reference, prefers
 from finetune_trainer.run import Run
 from finetune_trainer.training import rows as training_rows
 from finetune_trainer.training.arguments import sft_config, weights_precision
@@ -31,7 +31,6 @@ from finetune_trainer.training.callbacks import OwedEvaluation, ProgressReporter
 from finetune_trainer.training.checkpoints import CheckpointStore, digest_of
 from finetune_trainer.training.head_trainer import HeadCollator, HeadTrainer
 from finetune_trainer.training.preemption import Preemption
-from finetune_trainer.training.preference_losses import WITH_REFERENCE
 from finetune_trainer.training.preference_rows import PreferenceCollator, load_preferences, with_reference
 from finetune_trainer.training.preference_trainer import PreferenceTrainer
 from finetune_trainer.training.reference import reference_likelihoods
@@ -166,7 +165,7 @@ def _preferences(run: Run, base: PreTrainedModel, preemption: Preemption) -> tup
     """As _rows, with what `base`, which nothing has trained yet, thinks of the answers."""
     folders = [run.workspace.train_rows, *([run.workspace.eval_rows] if run.plan.training.eval_every else [])]
     found = [load_preferences(folder) for folder in folders]
-    if run.plan.training.objective in WITH_REFERENCE:
+    if asks_reference(run.plan.training.objective):
         found = [
             with_reference(rows, reference_likelihoods(run, base, rows, folder, preemption))
             for rows, folder in zip(found, folders, strict=True)

@@ -13,9 +13,6 @@ from dataclasses import dataclass
 import torch
 from torch.nn.functional import logsigmoid
 
-WITH_REFERENCE = ("dpo", "kto")
-"""Objectives that compare the model with the untouched one."""
-
 
 @dataclass(frozen=True)
 class Likelihoods:

@@ -1,0 +1,1 @@
+"""Training speed, memory and loss of this trainer and of a plain script with TRL's defaults, in one run."""
