@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from sys import intern
 from typing import Any
 
 from finetune_api import names
@@ -77,16 +76,7 @@ def essence(obj: Manifest) -> Manifest:
     if part := _PARTS.get(kind):
         spec, status = part(obj.get("spec") or {}, obj.get("status") or {})
         lean |= {"spec": spec, "status": status}
-    return _shared(lean)  # type: ignore[no-any-return]
-
-
-def _shared(value: Any) -> Any:  # noqa: ANN401 - any JSON
-    """The same value with each text kept once: objects resemble each other, and take a third of the memory so."""
-    if isinstance(value, dict):
-        return {intern(key): _shared(part) for key, part in value.items()}
-    if isinstance(value, list):
-        return [*map(_shared, value)]
-    return intern(value) if type(value) is str else value
+    return lean
 
 
 def _some(document: Manifest, *keys: str) -> Manifest:

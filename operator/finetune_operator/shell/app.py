@@ -27,7 +27,7 @@ from finetune_operator.shell.progress import PodReader, ProgressReader
 from finetune_operator.shell.reconciler import CreateRefusedError, Reconciler
 from finetune_operator.shell.resync import Resync
 from finetune_operator.shell.signs_of_life import SignsOfLife
-from finetune_operator.shell.store import Store, uid_of
+from finetune_operator.shell.store import Store
 from finetune_operator.shell.watches import Watches, kopf_settings
 from finetune_operator.shell.workqueue import WorkQueue, backoff
 
@@ -63,7 +63,7 @@ class Operator:
         self.watches = Watches(self.store, self.queue.add, self.signs)
         self.health = Health(self.signs.tried, self.queue.longest_run)
         self.endpoints = Endpoints(self.health, self.metrics.text, settings.http_host, settings.http_port)
-        self.metrics.observe_jobs(self.store.jobs)
+        self.metrics.observe_jobs(self.store.phases)
         self.metrics.observe_queue(lambda: len(self.queue))
         self.metrics.observe_watches(self.signs.heard)
 
@@ -170,8 +170,8 @@ class Operator:
         if not leads:
             self.queue.close()
             return
-        for job in self.store.jobs():
-            self.queue.add(uid_of(job))
+        for uid in self.store.job_uids():
+            self.queue.add(uid)
         self.queue.open()
 
     def _report(self, uid: str, error: Exception, delay: float) -> None:

@@ -15,10 +15,11 @@ import aiohttp
 
 from finetune_api import names
 from finetune_operator.core.actions import Deletion, Event, Patch
-from finetune_operator.core.observed import Manifest, essence
+from finetune_operator.core.observed import Manifest
 from finetune_operator.shell.connection import Connection
 from finetune_operator.shell.errors import GoneError, NotFoundError, UnavailableError, error_of
 from finetune_operator.shell.kinds import EVENT, FINE_TUNE_JOB, POD, Kind, kind_named
+from finetune_operator.shell.packed import PackedObject, packed
 
 PAGE_SIZE = 500
 """Objects per page of a list."""
@@ -35,8 +36,8 @@ Observer = Callable[[str, str, int], None]
 class Listing:
     """All objects of a kind at one moment."""
 
-    items: list[Manifest]
-    """Of each object its essence only: thousands of whole ones would be the operator's peak of memory."""
+    items: list[PackedObject]
+    """Thousands of whole objects would be the operator's peak of memory."""
     resource_version: int
 
 
@@ -119,13 +120,13 @@ class KubernetesCluster:
             return await self._list_pages(kind, namespace, selector)
 
     async def _list_pages(self, kind: Kind, namespace: str | None, selector: str) -> Listing:
-        items: list[Manifest] = []
+        items: list[PackedObject] = []
         query = (("limit", str(PAGE_SIZE)), *((("labelSelector", selector),) if selector else ()))
         page_query = query
         while True:
             page = await self._request(_Request("list", kind, kind.path(namespace), query=page_query))
             named = {"apiVersion": kind.api_version, "kind": kind.name}
-            items += [essence(named | item) for item in page.get("items") or []]
+            items += [packed(named | item) for item in page.get("items") or []]
             metadata = page["metadata"]
             if not metadata.get("continue"):
                 return Listing(items, int(metadata["resourceVersion"]))

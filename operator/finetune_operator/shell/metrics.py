@@ -17,7 +17,6 @@ from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from finetune_api.status import Phase
-from finetune_operator.core.observed import Manifest
 
 _BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
 
@@ -53,9 +52,9 @@ class Metrics:
         build.labels(version("finetune-operator")).set(1)
         ProcessCollector(registry=self.registry)
 
-    def observe_jobs(self, jobs: Callable[[], Iterable[Manifest]]) -> None:
+    def observe_jobs(self, phases: Callable[[], Iterable[str]]) -> None:
         """Count jobs by phase when asked."""
-        self.registry.register(_Jobs(jobs))
+        self.registry.register(_Jobs(phases))
 
     def observe_queue(self, depth: Callable[[], float]) -> None:
         """Tell how many jobs wait to be worked on."""
@@ -76,14 +75,14 @@ class Metrics:
 
 
 class _Jobs(Collector):
-    def __init__(self, jobs: Callable[[], Iterable[Manifest]]) -> None:
-        self._jobs = jobs
+    def __init__(self, phases: Callable[[], Iterable[str]]) -> None:
+        self._phases = phases
 
     def collect(self) -> Iterator[Metric]:
         family = GaugeMetricFamily("finetune_jobs", "FineTuneJobs by phase", labels=["phase"])
-        phases = Tally((job.get("status") or {}).get("phase") or Phase.PENDING for job in self._jobs())
+        jobs = Tally(self._phases())
         for phase in Phase:
-            family.add_metric([phase], phases[phase])
+            family.add_metric([phase], jobs[phase])
         yield family
 
 

@@ -15,11 +15,11 @@ from pydantic import ValidationError
 
 from finetune_api.contract import ProgressReport
 from finetune_operator.core.actions import ProgressTarget
+from finetune_operator.core.identity import uid_of
 from finetune_operator.core.observed import Manifest
 from finetune_operator.shell.cluster import Cluster, ReadLimits
 from finetune_operator.shell.connection import read_at_most
 from finetune_operator.shell.errors import ApiError, OversizeError
-from finetune_operator.shell.store import uid_of
 
 log = structlog.get_logger()
 

@@ -13,7 +13,7 @@ import structlog
 from finetune_api import names
 from finetune_api.contract import ProgressReport
 from finetune_operator.core.actions import Deletion, Event, Patch, Plan, ProgressTarget
-from finetune_operator.core.identity import owned_by
+from finetune_operator.core.identity import owned_by, uid_of
 from finetune_operator.core.lineage import awaited_parent
 from finetune_operator.core.observed import Manifest, Observed, Refusal
 from finetune_operator.shell.cluster import Cluster
@@ -26,7 +26,7 @@ from finetune_operator.shell.errors import (
     RefusedError,
 )
 from finetune_operator.shell.kinds import FINE_TUNE_JOB, JOB, POD, UNWATCHED_CHILDREN, kind_named
-from finetune_operator.shell.store import Store, uid_of
+from finetune_operator.shell.store import Store
 
 log = structlog.get_logger()
 

@@ -7,11 +7,12 @@ from typing import Any
 
 import kopf
 
+from finetune_operator.core.identity import uid_of
 from finetune_operator.core.observed import Manifest
 from finetune_operator.shell.connection import load_configuration, open_session
 from finetune_operator.shell.kinds import WATCHED, Kind, selector_of
 from finetune_operator.shell.signs_of_life import SignsOfLife
-from finetune_operator.shell.store import Store, uid_of
+from finetune_operator.shell.store import Store
 
 LONGEST_BACKOFF = 30.0
 

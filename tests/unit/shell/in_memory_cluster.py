@@ -10,6 +10,7 @@ from finetune_operator.core.actions import Deletion, Event, Patch
 from finetune_operator.shell.cluster import Listing, ReadLimits
 from finetune_operator.shell.errors import AlreadyExistsError, ConflictError, NotFoundError
 from finetune_operator.shell.kinds import Kind
+from finetune_operator.shell.packed import packed
 
 Object = dict[str, Any]
 
@@ -50,7 +51,7 @@ class InMemoryCluster:
         self._called("list", kind.name)
         key, _, value = selector.partition("=")
         items = [
-            copy.deepcopy(o)
+            packed(o)
             for (k, n, _), o in self.objects.items()
             if k == kind.name and namespace in (None, n) and _matches(o, key, value)
         ]

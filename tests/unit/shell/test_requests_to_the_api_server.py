@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from typing import Any
 
 import pytest
 from aiohttp import web
@@ -93,29 +94,36 @@ async def test_a_refused_connection_is_an_error_that_can_be_tried_again(server: 
             await cluster.get(JOB, "team", "child")
 
 
+def _listed(name: str) -> dict[str, Any]:
+    return {"metadata": {"name": name, "namespace": "team", "uid": name, "resourceVersion": "7"}}
+
+
 async def test_a_list_is_read_page_by_page_and_its_items_know_their_kind(server: Server) -> None:
-    first = {"metadata": {"name": "a", "annotations": {"request": "long"}}}
+    first = _listed("a")
+    first["metadata"]["annotations"] = {"request": "long"}
     server.answer({"metadata": {"resourceVersion": "9", "continue": "more"}, "items": [first]})
-    server.answer({"metadata": {"resourceVersion": "9"}, "items": [{"metadata": {"name": "b"}}]})
+    server.answer({"metadata": {"resourceVersion": "9"}, "items": [_listed("b")]})
     async with cluster_at(server) as cluster:
         listing = await cluster.list_all(POD, None, "slmops.dev/job-uid")
-    assert [(i["apiVersion"], i["kind"], i["metadata"]["name"]) for i in listing.items] == [
+    assert [(i.manifest()["apiVersion"], i.kind, i.name) for i in listing.items] == [
         ("v1", "Pod", "a"),
         ("v1", "Pod", "b"),
     ]
     assert listing.resource_version == 9
-    assert "long" not in str(listing.items), "thousands of whole objects would be the peak of memory"
+    assert all(b"long" not in i.content for i in listing.items), (
+        "thousands of whole objects would be the peak of memory"
+    )
     page = "/api/v1/pods?limit=500&labelSelector=slmops.dev/job-uid"
     assert [path for _, path, _ in server.requests] == [page, f"{page}&continue=more"]
 
 
 async def test_a_list_whose_pages_are_too_old_is_read_again(server: Server) -> None:
-    server.answer({"metadata": {"resourceVersion": "9", "continue": "more"}, "items": [{"metadata": {"name": "a"}}]})
+    server.answer({"metadata": {"resourceVersion": "9", "continue": "more"}, "items": [_listed("a")]})
     server.answer(status_of("Expired"), 410)
-    server.answer({"metadata": {"resourceVersion": "20"}, "items": [{"metadata": {"name": "b"}}]})
+    server.answer({"metadata": {"resourceVersion": "20"}, "items": [_listed("b")]})
     async with cluster_at(server) as cluster:
         listing = await cluster.list_all(FINE_TUNE_JOB, "team")
-    assert ([i["metadata"]["name"] for i in listing.items], listing.resource_version) == (["b"], 20)
+    assert ([i.name for i in listing.items], listing.resource_version) == (["b"], 20)
 
 
 async def test_pages_that_are_always_too_old_are_an_error_and_no_endless_loop(server: Server) -> None:

@@ -11,6 +11,7 @@ from finetune_operator.shell.connection import open_session
 from finetune_operator.shell.health import WATCH_SECONDS, WORK_SECONDS, Endpoints, Health
 from finetune_operator.shell.metrics import Metrics
 from finetune_operator.shell.signs_of_life import SignsOfLife
+from finetune_operator.shell.store import Store
 from unit.shell.http_answers import Server, serving
 from unit.shell.objects import make_job
 
@@ -143,8 +144,10 @@ async def test_nothing_can_be_changed_through_the_port(operator: Operator, path:
 
 
 async def test_metrics_count_jobs_by_phase_and_name_no_job(operator: Operator) -> None:
-    jobs = [make_job("u1"), make_job("u2", phase="Training"), make_job("u3", phase="Training")]
-    operator.metrics.observe_jobs(lambda: jobs)
+    store = Store()
+    for job in (make_job("u1"), make_job("u2", phase="Training"), make_job("u3", phase="Training")):
+        store.put(job)
+    operator.metrics.observe_jobs(store.phases)
     operator.metrics.observe_queue(lambda: 4)
     operator.metrics.observe_watches(lambda: {"pods": 1.5})
     operator.metrics.count_request("create", "jobs", 201)
