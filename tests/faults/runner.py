@@ -117,11 +117,14 @@ def _broken(case: Case, arena: Arena) -> Iterator[str]:
     yield from arena.wrong()
     exits = arena.unplanned_exits()
     if exits and not case.may_exit:
-        yield f"the operator ended by itself: exit code and times {dict(Counter(exits))}; its log: {_last_lines(arena)}"
+        codes = dict(Counter(exits))
+        yield f"the operator ended by itself: exit code and times {codes}; its log:\n{_complaints(arena)}"
 
 
-def _last_lines(arena: Arena) -> str:
-    return "".join(path.read_text()[-1500:] for path in arena.logs().glob("*.log"))
+def _complaints(arena: Arena) -> str:
+    """What the operators logged as a warning or worse, and what they wrote besides their log."""
+    lines = [line for path in sorted(arena.logs().glob("*.log")) for line in path.read_text().splitlines()]
+    return "\n".join(line for line in lines if not any(f'"level": "{level}"' in line for level in ("debug", "info")))
 
 
 def _told(error: Exception) -> str:

@@ -21,6 +21,8 @@ SELECTION = (
     "answer/update-finetunejobs-status/429/long",
     "answer/list-pods/500/five-times",
     "answer/watch-jobs/closed/five-times",
+    "answer/watch-pods/401/five-times",
+    "answer/watch-jobs/empty/long",
     "answer/update-leases/silent/once",
     "user/delete/training",
     "user/recreate/preparing",

@@ -1,5 +1,6 @@
 """Signs of life, health and the port where they are told."""
 
+import asyncio
 from collections.abc import AsyncIterator
 
 import aiohttp
@@ -10,7 +11,7 @@ from kubernetes.aio.client import Configuration
 from finetune_operator.shell.connection import open_session
 from finetune_operator.shell.health import WATCH_SECONDS, WORK_SECONDS, Endpoints, Health
 from finetune_operator.shell.metrics import Metrics
-from finetune_operator.shell.signs_of_life import SignsOfLife
+from finetune_operator.shell.signs_of_life import AT_ONCE_SECONDS, SignsOfLife
 from finetune_operator.shell.store import Store
 from unit.shell.http_answers import Server, serving
 from unit.shell.objects import make_job
@@ -33,7 +34,11 @@ class Watched:
         self.server = server
         self.clock = Clock()
         self.relisted: list[str] = []
-        self.signs = SignsOfLife({PATH: "finetunejobs"}, self.relisted.append, self.clock)
+        self.pauses: list[float] = []
+        self.signs = SignsOfLife({PATH: "finetunejobs"}, self.relisted.append, self.clock, self._pause)
+
+    async def _pause(self, seconds: float) -> None:
+        self.pauses.append(seconds)
 
     async def session(self) -> aiohttp.ClientSession:
         return await open_session(Configuration(host=self.server.url), self.signs.session_options())
@@ -62,6 +67,59 @@ async def test_each_piece_of_data_on_a_watch_is_a_sign_of_life(watched: Watched)
     assert set(ages) == {0.0}
     watched.clock.now += 30.0
     assert watched.signs.heard() == watched.signs.tried() == {"finetunejobs": 30.0}
+
+
+async def _watch(session: aiohttp.ClientSession, watched: Watched) -> list[bytes]:
+    async with session.get(f"{watched.server.url}{PATH}?watch=true") as response:
+        return [chunk async for chunk in response.content.iter_chunked(1024)]
+
+
+async def test_watches_that_end_at_once_with_nothing_are_spaced_out(watched: Watched) -> None:
+    watched.server.answers.extend([_nothing] * 5)
+    watched.server.answer({"type": "BOOKMARK"})
+    watched.server.answers.append(_nothing)
+    async with await watched.session() as session:
+        for _ in range(4):
+            await _watch(session, watched)
+        assert [0.12 * 2**i <= pause <= 0.26 * 2**i for i, pause in enumerate(watched.pauses)] == [True] * 3
+        watched.clock.now += AT_ONCE_SECONDS
+        await _watch(session, watched)
+        assert len(watched.pauses) == 3, "one that lasted is no reason to wait"
+        assert await _watch(session, watched)
+        await _watch(session, watched)
+        assert len(watched.pauses) == 4, "nor is one that brought something"
+
+
+async def _nothing(_: web.BaseRequest) -> web.StreamResponse:
+    return web.Response()
+
+
+async def test_a_session_that_is_closed_under_a_watch_is_a_lost_connection(watched: Watched) -> None:
+    async def endless(request: web.BaseRequest) -> web.StreamResponse:
+        response = web.StreamResponse()
+        await response.prepare(request)
+        await response.write(b"{}\n")
+        await asyncio.sleep(5)
+        return response
+
+    watched.server.answers.append(endless)
+    session = await watched.session()
+    response = await session.get(f"{watched.server.url}{PATH}?watch=true")
+    chunks = response.content.iter_chunked(1024)
+    await anext(chunks)
+    await session.close()
+    await asyncio.sleep(0.05)  # the connection closes behind it
+    with pytest.raises(aiohttp.ClientConnectionError):
+        await asyncio.wait_for(anext(chunks), 5)
+
+
+async def test_a_session_that_is_closed_under_a_request_is_a_lost_connection(watched: Watched) -> None:
+    async def closing(request: aiohttp.ClientRequest) -> aiohttp.ClientResponse:
+        raise AssertionError
+
+    (survive,) = watched.signs.session_options()["middlewares"]
+    with pytest.raises(aiohttp.ClientConnectionError, match="session was closed"):
+        await survive(None, closing)
 
 
 async def test_an_attempt_without_an_answer_counts_as_trying_only(watched: Watched) -> None:
