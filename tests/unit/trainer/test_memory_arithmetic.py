@@ -14,6 +14,7 @@ from finetune_trainer.planning.memory import (
     Precision,
     QuantizedBase,
     TrainingShape,
+    activation_bytes,
     estimate,
     kept_bytes,
     optimizer_bytes,
@@ -148,6 +149,14 @@ def test_recomputing_keeps_a_few_layers_in_place_of_all() -> None:
     whole = estimate(facts, ADAPTER, SHAPE, None).activations
     recomputed = estimate(facts, ADAPTER, replace(SHAPE, checkpointing=True), None).activations
     assert whole / 40 < recomputed < whole / 5
+
+
+def test_every_layer_leaves_its_holes_in_the_heap_recomputed_or_not() -> None:
+    def holes(shape: TrainingShape) -> int:
+        elsewhere = replace(shape, on_accelerator=True)
+        return activation_bytes(FACTS, ADAPTER, shape) - activation_bytes(FACTS, ADAPTER, elsewhere)
+
+    assert holes(replace(SHAPE, checkpointing=True)) == holes(SHAPE) > 0
 
 
 def test_dropout_on_the_adapter_costs_activations() -> None:

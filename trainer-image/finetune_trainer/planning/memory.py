@@ -198,12 +198,12 @@ def activation_bytes(facts: ModelFacts, adapter: Adapter | None, shape: Training
     """Bytes kept from forward to backward, and on a CPU the holes between them.
 
     All of each layer is kept, or with checkpointing each layer's input and RECOMPUTED_LAYERS whole; and as much as one
-    layer for the gradients on their way through it.
+    layer for the gradients on their way through it. Every layer leaves its holes, recomputed or not.
     """
     one = kept_bytes(facts, adapter, shape)
     whole = min(facts.layers, RECOMPUTED_LAYERS) if shape.checkpointing else facts.layers
     inputs = facts.layers * shape.tokens * facts.hidden_size * BYTES[shape.precision] if shape.checkpointing else 0
-    held = inputs + whole * (one + _hole_bytes(facts, adapter, shape)) + one
+    held = inputs + (whole + 1) * one + facts.layers * _hole_bytes(facts, adapter, shape)
     return held + _whole_weight_bytes(adapter, shape.precision)
 
 
