@@ -21,6 +21,7 @@ from finetune_api.status import (
     LabelCount,
     LongRow,
     Parity,
+    PlannedAdapter,
     Stage,
 )
 
@@ -93,6 +94,28 @@ def test_the_figures_of_sixteen_adapters_arrive_whole() -> None:
     )
     assert found is not None
     assert found.evaluation == evaluation
+
+
+def test_the_plan_of_sixteen_adapters_arrives_whole() -> None:
+    adapters = [
+        PlannedAdapter(
+            name=noise(i)[:63],
+            train_rows=1000 + 37 * i,
+            eval_rows=100 + i,
+            rank=8,
+            alpha=16,
+            total_steps=300 + 11 * i,
+            batch_size=16,
+            max_length=512 + 8 * i,
+            estimated_bytes=9_876_543_210 + 12_345_678 * i,
+        )
+        for i in range(16)
+    ]
+    exports = [Export(name=adapter.name, format="peft") for adapter in adapters]
+    plan = make_plan().model_copy(update={"adapters": adapters, "exports": exports})
+    message = "; ".join(f"{adapter.name}: trained 300 of 300 steps" for adapter in adapters)[:1024]
+    result = StageResult(stage=Stage.TRAIN, outcome="Succeeded", message=message, plan=plan)
+    assert parse_result(result.termination_message()) == result
 
 
 def test_of_figures_that_do_not_fit_the_losses_and_the_gates_that_are_not_met_arrive() -> None:

@@ -4,6 +4,7 @@ Killed at any moment and called again, it ends with the same artefacts: finished
 and what was half done is removed. Must not publish anything that the parity gate has not passed.
 """
 
+import gc
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -74,6 +75,7 @@ def _export_missing(run: Run, destination: Destination, report: Report) -> None:
             for export in missing:
                 _export(sources, reference, destination, report, export)
                 run.progress.update(len(report.artifacts), total)
+        gc.collect()  # the next adapter's model needs the room
 
 
 @contextmanager
