@@ -96,8 +96,11 @@ def now() -> str:
 
 
 def _merged(old: Metrics | None, new: Metrics | None) -> Metrics | None:
+    """`new` over `old`; what was measured of another adapter does not stay."""
     if old is None or new is None:
         return new or old
+    if old.adapter != new.adapter:
+        return new
     return old.model_copy(update=new.model_dump(exclude_none=True))
 
 
