@@ -43,7 +43,7 @@ def smallest(name: str = "support-bot") -> Document:
 
 
 def everything(name: str = "everything") -> Document:
-    """A job that sets every field but training.maxSteps, which training.epochs excludes."""
+    """A job that sets every field but training.maxSteps, which training.epochs excludes, and method.adapters."""
     secret = {"secretRef": "hf-token"}
     return {
         "apiVersion": "slmops.dev/v1alpha1",
@@ -88,14 +88,6 @@ def everything(name: str = "everything") -> Document:
                 "initialization": "loftq",
                 "rankStabilized": True,
                 "quantization": {"bits": 4, "type": "nf4", "doubleQuant": True},
-                "adapters": [
-                    {
-                        "name": "billing",
-                        "dataset": {"source": "pvc://datasets/billing", "split": "train", "credentials": secret},
-                        "rank": 4,
-                        "alpha": 8,
-                    }
-                ],
             },
             "training": {
                 "objective": "sft",
@@ -182,6 +174,14 @@ def everything(name: str = "everything") -> Document:
     }
 
 
+def everything_of_adapters(name: str = "everything-of-adapters") -> Document:
+    """The same with method.adapters, which dataset.train and dataset.eval exclude."""
+    rows = {"source": "pvc://datasets/billing", "split": "train", "credentials": {"secretRef": "hf-token"}}
+    adapter = {"name": "billing", "dataset": rows, "eval": {**rows, "split": "test"}, "rank": 4, "alpha": 8}
+    changes = {"spec.dataset.train": REMOVED, "spec.dataset.eval": REMOVED, "spec.method.adapters": [adapter]}
+    return changed(everything(name), changes)
+
+
 def changed(document: Document, changes: Mapping[str, Any]) -> Document:
     """A copy of the document with the changes; objects on the way to a field are made."""
     result = copy.deepcopy(document)
@@ -217,12 +217,52 @@ _ROWS = {"source": "pvc://datasets/a"}
 _TWO_NODES = {"spec.distributed.nodes": 2}
 _NO_ROWS = {"spec.dataset.evalFraction": 0}
 
+
+def _adapters(*adapters: dict[str, Any], **changes: Any) -> dict[str, Any]:
+    """A job with these adapters, or two of them with rows of their own."""
+    some = [{"name": name, "dataset": _ROWS} for name in ("billing", "returns")]
+    return {"spec.dataset.train": REMOVED, "spec.method.adapters": [*adapters] or some, **changes}
+
+
 REFUSED = (
     Case("no model", {"spec.model": REMOVED}, "spec.model: Required value"),
-    Case("no dataset", {"spec.dataset": REMOVED}, "spec.dataset: Required value"),
+    Case("no dataset", {"spec.dataset": REMOVED}, "dataset.train is missing: name the rows to train on"),
     Case("null model", {"spec.model": None}, "spec.model: Required value"),
     Case("no spec", {"spec": REMOVED}, "spec: Required value"),
-    Case("no train rows", {"spec.dataset.train": REMOVED}, "spec.dataset.train: Required value"),
+    Case("no train rows", {"spec.dataset.train": REMOVED}, "dataset.train is missing: name the rows to train on"),
+    Case(
+        "adapters beside the rows of one",
+        {"spec.method.adapters": [{"name": "a", "dataset": _ROWS}]},
+        "dataset.train and dataset.eval are the rows of one adapter",
+    ),
+    Case(
+        "adapters beside held-out rows of one",
+        _adapters(**{"spec.dataset.eval": _ROWS}),
+        "dataset.train and dataset.eval are the rows of one adapter",
+    ),
+    Case("an adapter without rows", _adapters({"name": "a"}), "spec.method.adapters[0].dataset: Required value"),
+    Case(
+        "a rank of one ia3 adapter",
+        _adapters({"name": "a", "dataset": _ROWS, "rank": 16}, **{"spec.method.type": "adapter"}),
+        "method.adapters[].rank and alpha belong to a low-rank update",
+    ),
+    Case(
+        "more artefacts of adapters than fit",
+        _adapters(
+            *({"name": f"a{i}", "dataset": _ROWS} for i in range(9)),
+            **{"spec.exports": [{"name": "a", "format": "peft"}, {"name": "b", "format": "safetensors"}]},
+        ),
+        "exports are made of each of method.adapters, and there may be 16 artefacts in all",
+    ),
+    Case(
+        "a gate on adapters of which one has no held-out rows",
+        _adapters(
+            {"name": "a", "dataset": _ROWS, "eval": _ROWS},
+            {"name": "b", "dataset": _ROWS},
+            **(_NO_ROWS | {"spec.evaluation.gates": [{"metric": "eval_loss", "atMost": 1}]}),
+        ),
+        "set dataset.eval or dataset.evalFraction above 0",
+    ),
     Case("a misspelt field", {"spec.training.learning_rates": 1}, 'unknown field "spec.training.learning_rates"'),
     Case("an unknown task", {"spec.task": "translation"}, 'spec.task: Unsupported value: "translation"'),
     Case("an unknown scheme", {"spec.model.source": "ftp://host/model"}, "model.source must look like hf://org/name"),
@@ -267,7 +307,7 @@ REFUSED = (
     ),
     Case(
         "adapters of full tuning",
-        _METHOD_FULL | {"spec.method.adapters": [{"name": "a", "dataset": _ROWS}]},
+        _METHOD_FULL | _adapters(),
         "method.adapters cannot be used with method.type: full",
     ),
     Case(
@@ -307,7 +347,7 @@ REFUSED = (
     ),
     Case(
         "adapters of one name",
-        {"spec.method.adapters": [{"name": "a", "dataset": _ROWS}, {"name": "a", "dataset": _ROWS}]},
+        _adapters({"name": "a", "dataset": _ROWS}, {"name": "a", "dataset": _ROWS}),
         "method.adapters must have different names",
     ),
     Case("learning rate 0", {"spec.training.learningRate": 0}, "spec.training.learningRate"),
@@ -548,6 +588,18 @@ ACCEPTED = (
     Case("pretraining", {"spec.task": "completion", "spec.training.objective": "pretrain"}),
     Case("two exports", {"spec.exports": [{"name": "a", "format": "peft"}, {"name": "b", "format": "onnx"}]}),
     Case("a branch with a slash", {"spec.model.revision": "refs/pr/1"}),
+    Case("several adapters", _adapters()),
+    Case("several adapters and no word on data", _adapters(**{"spec.dataset": REMOVED})),
+    Case("adapters of their own ranks", _adapters({"name": "a", "dataset": _ROWS, "rank": 4, "alpha": 3})),
+    Case("several ia3 adapters", _adapters(**_METHOD_ADAPTER)),
+    Case(
+        "gates on adapters with given rows",
+        _adapters(
+            {"name": "a", "dataset": _ROWS, "eval": _ROWS},
+            **(_NO_ROWS | {"spec.evaluation.gates": [_gate("eval_loss")]}),
+        ),
+    ),
+    Case("sixteen adapters", _adapters(*({"name": f"a{i}", "dataset": _ROWS} for i in range(16)))),
     Case("the largest seed", {"spec.training.seed": 2**32 - 1}),
 )
 """Accepted by the API server and by Python."""

@@ -101,6 +101,7 @@ class StageResult(ApiModel):
             _cut_warnings,
             _cut_targets,
             _cut_message,
+            _cut_adapters,
         ):
             if text := _fitting(result):
                 return text
@@ -146,6 +147,27 @@ def _cut_targets(result: StageResult) -> StageResult:
 
 def _cut_message(result: StageResult) -> StageResult:
     return result.model_copy(update={"message": result.message[:256]})
+
+
+def _cut_adapters(result: StageResult) -> StageResult:
+    """Of each adapter its loss and the gates that it has not met; the rest is in the workspace and in report.json."""
+    if result.evaluation is None:
+        return result
+    shorter = [
+        adapter.model_copy(
+            update={
+                "baseline": _loss_of(adapter.baseline),
+                "tuned": _loss_of(adapter.tuned),
+                "gates": [gate for gate in adapter.gates if not gate.passed],
+            }
+        )
+        for adapter in result.evaluation.adapters
+    ]
+    return result.model_copy(update={"evaluation": result.evaluation.model_copy(update={"adapters": shorter})})
+
+
+def _loss_of(metrics: dict[str, float]) -> dict[str, float]:
+    return {name: value for name, value in metrics.items() if name == "eval_loss"}
 
 
 def thinned(points: list[HistoryPoint], limit: int) -> list[HistoryPoint]:

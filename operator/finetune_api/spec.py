@@ -139,8 +139,8 @@ class DataSource(ApiModel):
 class DatasetSpec(ApiModel):
     """The data to train and evaluate on."""
 
-    train: DataSource
-    """Rows to train on."""
+    train: DataSource | None = None
+    """Rows to train on; with method.adapters each adapter names its own."""
     eval: DataSource | None = None
     """Rows held out; when absent, evalFraction of the train rows."""
     eval_fraction: Annotated[float, Field(ge=0, le=0.5)] = 0.1
@@ -195,13 +195,15 @@ class NamedAdapter(ApiModel):
     """One of several adapters on a shared base."""
 
     name: Label
-    """Name of the adapter; also of its artefact."""
+    """Name of the adapter; also of its artefact, followed by the export's where exports are given."""
     dataset: DataSource
-    """Its own rows."""
-    rank: Annotated[int, Field(ge=1, le=1024)] = 16
-    """Its own rank."""
+    """Its own rows to train on."""
+    eval: DataSource | None = None
+    """Its own held-out rows; when absent, dataset.evalFraction of its rows."""
+    rank: Annotated[int, Field(ge=1, le=1024)] | None = None
+    """Its own rank; method.rank when absent."""
     alpha: Annotated[float, Field(gt=0)] | None = None
-    """Its own scaling numerator; twice the rank when absent."""
+    """Its own scaling numerator; when absent, its rank in the proportion of method.alpha to method.rank."""
 
 
 class MethodSpec(ApiModel):
@@ -240,7 +242,8 @@ class MethodSpec(ApiModel):
     quantization: Quantization | None = None
     """Quantization of the base; qlora only."""
     adapters: Annotated[list[NamedAdapter], Field(max_length=16), keyed_by("name")] = []
-    """Several adapters on one shared base, trained in one run and saved separately."""
+    """Several adapters on one shared base, trained in one run and saved separately. What else the job says (task,
+    steps, gates, exports) holds for each of them."""
 
     @classmethod
     def rules(cls) -> tuple[Rule, ...]:
@@ -289,6 +292,12 @@ class MethodSpec(ApiModel):
                 "self.adapters.all(a, self.adapters.exists_one(b, b.name == a.name))",
                 "method.adapters must have different names",
                 lambda m: len({a.name for a in m.adapters}) == len(m.adapters),
+            ),
+            Rule(
+                "self.type != 'adapter' || self.adapters.all(a, !has(a.rank) && !has(a.alpha))",
+                "method.adapters[].rank and alpha belong to a low-rank update, which type: adapter (IA3) is not; "
+                "remove them or choose lora",
+                lambda m: m.type != "adapter" or all(a.rank is None and a.alpha is None for a in m.adapters),
             ),
         )
 
@@ -664,7 +673,7 @@ class FineTuneJobSpec(ApiModel):
     """What the model learns to do; sets the row formats, metrics and head."""
     model: ModelSpec
     """The model to tune."""
-    dataset: DatasetSpec
+    dataset: DatasetSpec = DatasetSpec()
     """The data."""
     method: MethodSpec = MethodSpec()
     """How the weights are changed."""
@@ -677,7 +686,7 @@ class FineTuneJobSpec(ApiModel):
     evaluation: EvaluationSpec = EvaluationSpec()
     """How the result is judged."""
     exports: Annotated[list[Export], Field(max_length=16), keyed_by("name")] = []
-    """Artefacts; when empty: the adapter and the merged model, or the model for full tuning."""
+    """Artefacts; when empty: the adapter and the merged model, the model for full tuning, each of method.adapters."""
     output: OutputSpec = OutputSpec()
     """Where results go."""
     reporting: ReportingSpec = ReportingSpec()
@@ -746,9 +755,32 @@ _FIT_RULES = (
         lambda s: s.task != "extraction" or s.dataset.over_length != "truncate",
     ),
     Rule(
-        "self.evaluation.gates.size() == 0 || has(self.dataset.eval) || self.dataset.evalFraction > 0.0",
+        "has(self.dataset.train) || self.method.adapters.size() > 0",
+        "dataset.train is missing: name the rows to train on there, or those of each adapter in method.adapters",
+        lambda s: s.dataset.train is not None or bool(s.method.adapters),
+    ),
+    Rule(
+        "self.method.adapters.size() == 0 || (!has(self.dataset.train) && !has(self.dataset.eval))",
+        "dataset.train and dataset.eval are the rows of one adapter; with method.adapters move them to the adapters' "
+        "own dataset and eval",
+        lambda s: not s.method.adapters or (s.dataset.train is None and s.dataset.eval is None),
+    ),
+    Rule(
+        "self.method.adapters.size() * self.exports.size() <= 16",
+        "exports are made of each of method.adapters, and there may be 16 artefacts in all; leave some out, or make "
+        "two jobs of it",
+        lambda s: len(s.method.adapters) * len(s.exports) <= 16,
+    ),
+    Rule(
+        "self.evaluation.gates.size() == 0 || has(self.dataset.eval) || self.dataset.evalFraction > 0.0 || "
+        "(self.method.adapters.size() > 0 && self.method.adapters.all(a, has(a.eval)))",
         "evaluation.gates needs rows to judge on: set dataset.eval or dataset.evalFraction above 0",
-        lambda s: not s.evaluation.gates or s.dataset.eval is not None or s.dataset.eval_fraction > 0,
+        lambda s: (
+            not s.evaluation.gates
+            or s.dataset.eval is not None
+            or s.dataset.eval_fraction > 0
+            or (bool(s.method.adapters) and all(a.eval is not None for a in s.method.adapters))
+        ),
     ),
     Rule(
         "self.method.type != 'full' || self.exports.all(e, !(e.format in ['peft', 'onnx-adapter']))",

@@ -67,6 +67,9 @@ class Attempts(ApiModel):
     """Why the last attempt was lost."""
 
 
+AdapterName = Annotated[str, Field(max_length=63)]
+
+
 class Progress(ApiModel):
     """How far the running stage is."""
 
@@ -80,6 +83,8 @@ class Progress(ApiModel):
     """100 * step / totalSteps, rounded down."""
     epoch: Decimal | None = None
     """Passes over the train rows so far."""
+    adapter: AdapterName | None = None
+    """The one of method.adapters that is worked on; steps and time are those of all."""
     seconds_left: int | None = None
     """Estimate of the time left in this stage, in seconds."""
     updated_at: Timestamp | None = None
@@ -105,6 +110,8 @@ class Metrics(ApiModel):
     """Preferences: share of train rows, since the last report, whose rewards are in the right order."""
     peak_memory_bytes: int | None = None
     """Peak of device memory, or of the process's resident set on CPU, in bytes."""
+    adapter: AdapterName | None = None
+    """The one of method.adapters that was measured."""
 
 
 class HistoryPoint(ApiModel):
@@ -116,6 +123,8 @@ class HistoryPoint(ApiModel):
     """Training loss."""
     eval_loss: Decimal | None = None
     """Evaluation loss."""
+    adapter: AdapterName | None = None
+    """The one of method.adapters that was measured; its steps follow those of the one before."""
 
 
 LINEAGE_LIMIT = 16
@@ -292,6 +301,29 @@ class MemoryPlan(ApiModel):
     """Peak measured in training."""
 
 
+class PlannedAdapter(ApiModel):
+    """What is the own of one of method.adapters."""
+
+    name: AdapterName
+    """Name."""
+    train_rows: int
+    """Rows that it is trained on."""
+    eval_rows: int
+    """Rows that are held out."""
+    rank: int | None = None
+    """Its rank."""
+    alpha: Decimal | None = None
+    """Its scaling numerator."""
+    total_steps: int
+    """Its optimizer steps."""
+    batch_size: int
+    """Rows per optimizer step."""
+    max_length: int
+    """Its longest sequence in tokens."""
+    estimated_bytes: int
+    """Estimate of the peak memory of its training."""
+
+
 class Plan(ApiModel):
     """The resolved plan: written by prepare, followed by every later stage, shown in status."""
 
@@ -311,6 +343,9 @@ class Plan(ApiModel):
     """Artefacts to make."""
     memory: MemoryPlan
     """Memory of one training process."""
+    adapters: Annotated[list[PlannedAdapter], Field(max_length=16), keyed_by("name")] = []
+    """Of method.adapters what is each one's own. Elsewhere in the plan steps and trained parameters are sums, and the
+    rest is that of the adapter that needs the most memory."""
     estimated_seconds: int | None = None
     """Estimate of the time of stage train, when the speed of the machine is known."""
     estimated_cost: Text = ""
@@ -332,11 +367,28 @@ class GateResult(ApiModel):
     """Whether it is met."""
 
 
+class AdapterEvaluation(ApiModel):
+    """Base model against one of method.adapters on its own held-out rows."""
+
+    name: AdapterName
+    """Name of the adapter."""
+    rows: int
+    """Held-out rows used."""
+    baseline: dict[str, Decimal] = {}
+    """Metrics of the untouched base model."""
+    tuned: dict[str, Decimal] = {}
+    """Metrics of the base model with this adapter."""
+    gates: Annotated[list[GateResult], Field(max_length=16)] = []
+    """Verdicts on the gates."""
+
+
 class Evaluation(ApiModel):
     """Base model against tuned model on the same held-out rows."""
 
     rows: int
-    """Held-out rows used."""
+    """Held-out rows used, of all adapters."""
+    adapters: Annotated[list[AdapterEvaluation], Field(max_length=16), keyed_by("name")] = []
+    """With method.adapters all figures are here, each adapter's on its own rows; the rest is then empty."""
     baseline: dict[str, Decimal] = {}
     """Metrics of the untouched base model."""
     tuned: dict[str, Decimal] = {}

@@ -5,8 +5,9 @@ The operator asks before it creates anything; a run without Kubernetes asks befo
 
 from collections.abc import Iterator
 
+from finetune_api.adapters import data_sources
 from finetune_api.heads import HEAD_FORMATS
-from finetune_api.spec import DataSource, FineTuneJobSpec
+from finetune_api.spec import DataSource, FineTuneJobSpec, ModelSpec
 
 TASKS = ("chat", "completion", "summarization", "extraction", "preference", *HEAD_FORMATS)
 OBJECTIVES = ("sft", "pretrain", "dpo", "orpo", "kto")
@@ -36,6 +37,8 @@ def _unsupported(spec: FineTuneJobSpec) -> Iterator[str]:
     yield from _outside("model.source", _scheme(spec.model.source), SOURCE_SCHEMES)
     if spec.model.revision and _scheme(spec.model.source) != "hf":
         yield f"model.revision={spec.model.revision} with {_scheme(spec.model.source)}://"
+    if spec.method.adapters and spec.task in HEAD_FORMATS:
+        yield f"method.adapters with task={spec.task}"
     yield from _sources(spec)
     yield from _credentials(spec)
     yield from _present(spec)
@@ -45,19 +48,16 @@ def _unsupported(spec: FineTuneJobSpec) -> Iterator[str]:
 
 
 def _sources(spec: FineTuneJobSpec) -> Iterator[str]:
-    sources: list[tuple[str, DataSource]] = [("dataset.train", spec.dataset.train)]
-    if spec.dataset.eval:
-        sources.append(("dataset.eval", spec.dataset.eval))
-    for field, source in sources:
+    for field, source in data_sources(spec).items():
         yield from _outside(f"{field}.source", _scheme(source.source), SOURCE_SCHEMES)
 
 
 def _credentials(spec: FineTuneJobSpec) -> Iterator[str]:
     """A Secret becomes environment variables, so two of them for one kind of source would hide each other."""
     used: dict[str, str] = {}
-    named = {"model": spec.model, "dataset.train": spec.dataset.train, "dataset.eval": spec.dataset.eval}
+    named: dict[str, ModelSpec | DataSource] = {"model": spec.model, **data_sources(spec)}
     for field, source in named.items():
-        if source is None or source.credentials is None:
+        if source.credentials is None:
             continue
         secret, scheme = source.credentials.secret_ref, _scheme(source.source)
         if used.setdefault(scheme, secret) != secret:
@@ -66,7 +66,6 @@ def _credentials(spec: FineTuneJobSpec) -> Iterator[str]:
 
 def _present(spec: FineTuneJobSpec) -> Iterator[str]:
     asked = {
-        "method.adapters": spec.method.adapters,
         "distributed.minNodes": spec.distributed.min_nodes,
         "output.credentials": spec.output.credentials,
     }

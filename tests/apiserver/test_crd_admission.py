@@ -10,7 +10,17 @@ from pydantic import ValidationError
 
 from apiserver.job_api import JobApi
 from finetune_api.v1alpha1 import FineTuneJob
-from job_documents import ACCEPTED, REFUSED, Case, Document, changed, everything, smallest
+from job_documents import (
+    ACCEPTED,
+    REFUSED,
+    REMOVED,
+    Case,
+    Document,
+    changed,
+    everything,
+    everything_of_adapters,
+    smallest,
+)
 from local_cluster.control_plane import ControlPlane
 
 pytestmark = pytest.mark.apiserver
@@ -27,17 +37,19 @@ def test_the_smallest_job_comes_back_with_every_default(jobs: JobApi) -> None:
     assert stored.document["spec"] == want_spec
 
 
-def test_a_job_that_sets_everything_is_stored_as_it_was_written(jobs: JobApi) -> None:
-    stored = jobs.try_create(everything())
+@pytest.mark.parametrize("document", [everything(), everything_of_adapters()], ids=["one", "adapters"])
+def test_a_job_that_sets_everything_is_stored_as_it_was_written(jobs: JobApi, document: Document) -> None:
+    stored = jobs.try_create(document)
     assert stored.accepted, stored.message
-    want_spec = FineTuneJob.model_validate(everything()).spec.to_json()
+    want_spec = FineTuneJob.model_validate(document).spec.to_json()
     assert stored.document["spec"] == want_spec
 
 
 def test_a_job_that_sets_everything_leaves_no_field_out(jobs: JobApi) -> None:
     (version,) = _crd(jobs)["spec"]["versions"]
     schema = version["schema"]["openAPIV3Schema"]["properties"]["spec"]
-    unset = set(_paths(schema)) - set(_set_paths(everything()["spec"], schema))
+    documents = (everything(), everything_of_adapters())
+    unset = set(_paths(schema)) - {path for document in documents for path in _set_paths(document["spec"], schema)}
     assert unset == {".training.maxSteps"}
 
 
@@ -64,7 +76,12 @@ _CHOICES: dict[str, list[Any]] = {
     "spec.method.initialization": ["default", "pissa", "loftq"],
     "spec.method.modulesToSave": [[], ["lm_head"]],
     "spec.method.quantization": [None, {}, {"bits": 8}],
-    "spec.method.adapters": [[], [{"name": "a", "dataset": {"source": "hf://a/b"}}]],
+    "spec.method.adapters": [
+        [],
+        [{"name": "a", "dataset": {"source": "hf://a/b"}}],
+        [{"name": "a", "dataset": {"source": "hf://a/b"}, "eval": {"source": "hf://a/b"}, "rank": 2}],
+    ],
+    "spec.dataset.train": [REMOVED, {"source": "hf://a/b"}],
     "spec.distributed.strategy": ["auto", "none", "deepspeed"],
     "spec.distributed.zeroStage": [2, 3],
     "spec.distributed.nodes": [1, 2],

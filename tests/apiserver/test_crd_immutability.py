@@ -26,7 +26,7 @@ _IMMUTABLE: dict[str, Any] = {
     "method.rank": 9,
     "method.targetModules": ["q_proj"],
     "method.quantization": None,
-    "method.adapters": [],
+    "method.adapters": [{"name": "a", "dataset": {"source": "hf://a/b"}}],
     "training.learningRate": 0.0003,
     "training.gradientCheckpointing": "auto",
     "training.epochs": 2,

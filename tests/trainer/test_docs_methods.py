@@ -33,8 +33,10 @@ def claims(tmp_path: Path) -> Path:
         for question, answer in QUESTIONS.items()
     ]
     (tmp_path / "datasets").mkdir()
-    lines = (json.dumps({"messages": messages}) + "\n" for messages in turns)
+    lines = [json.dumps({"messages": messages}) + "\n" for messages in turns]
     (tmp_path / "datasets" / "support.jsonl").write_text("".join(lines))
+    for part, name in enumerate(("billing", "returns")):
+        (tmp_path / "datasets" / f"{name}.jsonl").write_text("".join(lines[part::2] * 2))
     write_preferences(tmp_path / "datasets")
     (tmp_path / "models" / "SmolLM2-135M").symlink_to("SmolLM2-135M-Instruct")
     texts = (json.dumps({"text": " ".join(SENTENCES[i : i + 3])}) + "\n" for i in range(10))
@@ -67,8 +69,12 @@ def test_the_manifest_runs_to_its_end(claims: Path, manifest: Path, monkeypatch:
     [published] = (claims / "models").glob("support-*")
     report = json.loads((published / "report.json").read_text())
     assert report["complete"]
-    assert [artifact["format"] for artifact in report["artifacts"]][-1] == "safetensors"
+    adapters = report["plan"]["adapters"]
+    assert [artifact["format"] for artifact in report["artifacts"]][-1] == ("peft" if adapters else "safetensors")
     assert all(artifact["parity"]["passed"] for artifact in report["artifacts"])
     card = (published / "README.md").read_text()
     assert ("--enable-lora" in card) is (report["plan"]["method"]["type"] in ("lora", "qlora"))
-    assert float(report["evaluation"]["tuned"]["eval_loss"]) < float(report["evaluation"]["baseline"]["eval_loss"])
+    measured = report["evaluation"]["adapters"] or [report["evaluation"]]
+    assert len(measured) == max(1, len(adapters))
+    for one in measured:
+        assert float(one["tuned"]["eval_loss"]) < float(one["baseline"]["eval_loss"])

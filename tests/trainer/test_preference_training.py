@@ -274,7 +274,7 @@ def test_the_reference_is_the_untouched_base_whatever_the_adapter_starts_from(
     trainer = trainer_of(job)
     rows = Dataset.load_from_disk(str(job.workspace.train_rows))
     base = (
-        assembly._base(job.run(), None) if kind["type"] == "qlora" else load_model(job.workspace.model, "fp32", "eager")
+        assembly.load_base(job.run()) if kind["type"] == "qlora" else load_model(job.workspace.model, "fp32", "eager")
     )
     for row, known in zip(rows, trainer.train_dataset["reference_likelihoods"], strict=True):
         want = [log_likelihood(base, row["input_ids"], row["completion_mask"])]

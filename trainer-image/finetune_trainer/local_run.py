@@ -14,12 +14,14 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
+from finetune_api.adapters import data_sources
 from finetune_api.contract import JobRef, StageRequest, StageResult, parse_result
 from finetune_api.exit_codes import REASON_OF, ExitCode
 from finetune_api.status import Stage
 from finetune_api.v1alpha1 import FineTuneJob
 from finetune_trainer.errors import InvalidSpecError, SourceNotFoundError, StageError
-from finetune_trainer.stage_runner import spec_digest, summarized
+from finetune_trainer.result import spec_digest
+from finetune_trainer.stage_runner import summarized
 
 
 def run_job(job_file: Path, output: Path, claims: dict[str, Path], stages: list[Stage]) -> int:
@@ -69,8 +71,8 @@ def _require_claims(job: FineTuneJob, claims: dict[str, Path]) -> None:
 
 def _uris(job: FineTuneJob) -> list[str]:
     spec = job.spec
-    found = [spec.model.source, spec.dataset.train.source, spec.output.destination]
-    return [uri for uri in [*found, spec.dataset.eval.source if spec.dataset.eval else None] if uri]
+    found = [spec.model.source, *(rows.source for rows in data_sources(spec).values()), spec.output.destination]
+    return [uri for uri in found if uri]
 
 
 def _needed(job: FineTuneJob, stages: list[Stage]) -> list[Stage]:
@@ -149,7 +151,9 @@ def _details(result: StageResult) -> list[str]:
         lines += _plan_lines(result)
     if result.evaluation:
         measured = result.evaluation.model_dump(mode="json")
-        lines += [f"base model: {measured['baseline']}", f"tuned model: {measured['tuned']}"]
+        for part in measured["adapters"] or [measured]:
+            named = f"{part['name']}: " if "name" in part else ""
+            lines += [f"{named}base model: {part['baseline']}", f"{named}tuned model: {part['tuned']}"]
     lines += [f"{artifact.name} ({artifact.format}): {artifact.uri}" for artifact in result.artifacts]
     return lines
 

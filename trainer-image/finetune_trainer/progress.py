@@ -57,6 +57,7 @@ class StageProgress:
                 total_steps=total_steps,
                 percent=min(100, 100 * step // total_steps) if total_steps > 0 else 0,
                 epoch=before.epoch if epoch is None else epoch,
+                adapter=told.get("adapter") or before.adapter,
                 seconds_left=before.seconds_left if seconds_left is None else seconds_left,
                 updated_at=now(),
             )
@@ -84,6 +85,8 @@ class StageProgress:
         values = metrics.model_dump(exclude_none=True) if metrics else {}
         if progress.seconds_left is not None:
             values["seconds_left"] = progress.seconds_left
+        if progress.adapter is not None:
+            values["adapter"] = progress.adapter
         _log.info("progress", step=progress.step, total_steps=progress.total_steps, percent=progress.percent, **values)
 
 
@@ -93,8 +96,11 @@ def now() -> str:
 
 
 def _merged(old: Metrics | None, new: Metrics | None) -> Metrics | None:
+    """`new` over `old`; what was measured of another adapter does not stay."""
     if old is None or new is None:
         return new or old
+    if old.adapter != new.adapter:
+        return new
     return old.model_copy(update=new.model_dump(exclude_none=True))
 
 

@@ -23,6 +23,8 @@ class ProgressUpdate(TypedDict, total=False):
     point: HistoryPoint | None
     """Appended to the curve."""
     checkpoint: Checkpoint | None
+    adapter: str | None
+    """Of several adapters the one that is worked on."""
 
 
 class ProgressSink(Protocol):
@@ -34,49 +36,56 @@ class ProgressSink(Protocol):
 
 @dataclass(frozen=True)
 class Workspace:
-    """Layout of the job's own volume."""
+    """Layout of the job's own volume. Of several adapters each has what is its own in a folder of the same layout."""
 
     root: Path
+    adapter: str = ""
+    """The one of method.adapters whose files are meant; empty for those of the whole job."""
+
+    @property
+    def folder(self) -> Path:
+        """What is made for this adapter, or for the whole job."""
+        return self.root / "adapters" / self.adapter if self.adapter else self.root
 
     @property
     def plan(self) -> Path:
         """Plan as JSON, written by prepare."""
-        return self.root / "plan.json"
+        return self.folder / "plan.json"
 
     @property
     def model(self) -> Path:
-        """Base model as a Hugging Face folder with safetensors: a link into a claim, or a copy."""
+        """Base model as a Hugging Face folder with safetensors: a link into a claim, or a copy; shared by adapters."""
         return self.root / "model"
 
     @property
     def train_rows(self) -> Path:
         """Arrow dataset: input_ids list[int32], completion_mask list[int8] (1 where the token carries loss)."""
-        return self.root / "data" / "train"
+        return self.folder / "data" / "train"
 
     @property
     def eval_rows(self) -> Path:
         """Arrow dataset as train_rows, and prompt_ids list[int32], reference str. Absent without held-out rows."""
-        return self.root / "data" / "eval"
+        return self.folder / "data" / "eval"
 
     @property
     def checkpoints(self) -> Path:
         """Folder of checkpoint-<step> folders."""
-        return self.root / "checkpoints"
+        return self.folder / "checkpoints"
 
     @property
     def start_values(self) -> Path:
         """Folder with the start of an adapter that does not start at zero: <digest of the run>.safetensors."""
-        return self.root / "start"
+        return self.folder / "start"
 
     @property
     def tuned(self) -> Path:
         """What training made: a PEFT adapter, or a whole model for full tuning; with the tokenizer."""
-        return self.root / "tuned"
+        return self.folder / "tuned"
 
     @property
     def tensorboard(self) -> Path:
-        """TensorBoard event files."""
-        return self.root / "tensorboard"
+        """TensorBoard event files; of several adapters in a folder each, which TensorBoard shows as runs."""
+        return self.root / "tensorboard" / self.adapter
 
     @property
     def artifacts(self) -> Path:
@@ -85,7 +94,12 @@ class Workspace:
 
     def result(self, stage: Stage) -> Path:
         """StageResult of a stage that has ended, whole."""
-        return self.root / "results" / f"{stage}.json"
+        return self.results / f"{stage}.json"
+
+    @property
+    def results(self) -> Path:
+        """Folder of what stages have found out."""
+        return self.folder / "results"
 
 
 @dataclass(frozen=True)

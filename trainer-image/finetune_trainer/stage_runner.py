@@ -4,7 +4,6 @@ Decides what happens around a stage (is the request understood, was it done befo
 does an exception mean). Must not know anything about models or data; heavy libraries are imported by the stage alone.
 """
 
-import hashlib
 import importlib
 import json
 import os
@@ -19,6 +18,7 @@ from typing import Any
 import structlog
 from pydantic import ValidationError
 
+from finetune_api.adapters import data_sources
 from finetune_api.contract import CONTRACT_VERSION, StageRequest, StageResult
 from finetune_api.exit_codes import REASON_OF, ExitCode
 from finetune_api.status import Stage
@@ -29,7 +29,7 @@ from finetune_trainer.failures import failure_of
 from finetune_trainer.progress import ProgressServer, StageProgress, now
 from finetune_trainer.reporting.servers import trackers_of
 from finetune_trainer.reporting.tracking import tracked
-from finetune_trainer.result import announce, store, write_atomically
+from finetune_trainer.result import announce, finished_before, store
 from finetune_trainer.run import Run, Workspace
 
 _log = structlog.get_logger(__name__)
@@ -125,7 +125,6 @@ def _execute(run: Run) -> StageResult:
 def _finish(run: Run, result: StageResult) -> int:
     ownership.confirm_attempt(run.workspace.root, run.request)
     if result.outcome == "Succeeded":
-        write_atomically(_spec_mark(run), json.dumps(_identity(run)).encode())
         store(run, result)
     announce(run, result)
     _log.info("stage ended", outcome=result.outcome, message=result.message)
@@ -157,32 +156,6 @@ def _write_termination_log(path: Path | None, result: StageResult) -> None:
         _log.warning("the termination message cannot be written", path=str(path), error=str(error))
 
 
-def finished_before(run: Run) -> StageResult | None:
-    """The stored result of this stage, when it succeeded for this very job and spec."""
-    try:
-        mark = json.loads(_spec_mark(run).read_bytes())
-        result = run.stored_result(run.request.stage)
-    except (FileNotFoundError, ValueError):
-        return None
-    same = mark == _identity(run) and result is not None and result.outcome == "Succeeded"
-    return result if same else None
-
-
-def _spec_mark(run: Run) -> Path:
-    return run.workspace.result(run.request.stage).with_suffix(".for.json")
-
-
-def _identity(run: Run) -> dict[str, str]:
-    return {"jobUid": run.request.job.uid, "specDigest": spec_digest(run.request)}
-
-
-def spec_digest(request: StageRequest) -> str:
-    """sha256 of the spec without `policy`, the only part that may change in the life of a job."""
-    document = request.spec.to_json()
-    document.pop("policy", None)
-    return hashlib.sha256(json.dumps(document, sort_keys=True).encode()).hexdigest()
-
-
 def prepare_process(run: Run) -> None:
     """Set what libraries read at import: threads, offline mode, caches. The root filesystem may be read-only."""
     cache = run.workspace.root / ".cache"
@@ -204,8 +177,7 @@ def prepare_process(run: Run) -> None:
 
 
 def _reads_hub(run: Run) -> bool:
-    dataset = run.spec.dataset
-    sources = [run.spec.model.source, dataset.train.source, *([dataset.eval.source] if dataset.eval else [])]
+    sources = [run.spec.model.source, *(rows.source for rows in data_sources(run.spec).values())]
     return any(source.startswith("hf://") for source in sources)
 
 

@@ -49,6 +49,8 @@ def _published(name: str, parent: Manifest) -> list[Ancestor] | Awaited | Failur
         return Failure(Reason.PARENT_FAILED, message[:1024])
     if status.phase is not Phase.SUCCEEDED:
         return Awaited(f"waiting for FineTuneJob {name}, whose model is not published yet ({status.phase})")
+    if status.plan is not None and status.plan.adapters:
+        return Failure(Reason.INVALID_MODEL, _ambiguous(name, status))
     artifact = next(filter(_can_be_tuned, status.artifacts), None)
     if artifact is None:
         made = ", ".join(a.format for a in status.artifacts) or "nothing"
@@ -61,6 +63,18 @@ def _published(name: str, parent: Manifest) -> list[Ancestor] | Awaited | Failur
         job=name, uid=parent["metadata"]["uid"], artifact=artifact.name, uri=artifact.uri, digest=artifact.digest
     )
     return [nearest, *status.lineage][:LINEAGE_LIMIT]
+
+
+def _ambiguous(name: str, parent: FineTuneJobStatus) -> str:
+    """Of several adapters none is the job's one model."""
+    adapters = ", ".join(adapter.name for adapter in parent.plan.adapters) if parent.plan else ""
+    whole = next(filter(_can_be_tuned, parent.artifacts), None)
+    way_out = (
+        f"name the folder of the one that is meant in model.source, as in {whole.uri}"
+        if whole
+        else "give it an export of format safetensors, and name the folder of the one that is meant in model.source"
+    )
+    return f"model.source: {SCHEME}{name} has trained several adapters ({adapters}); {way_out}"
 
 
 def _can_be_tuned(artifact: Artifact) -> bool:

@@ -8,6 +8,7 @@ from finetune_api.conditions import ConditionType, Reason
 from finetune_api.contract import ProgressReport, thinned
 from finetune_api.status import (
     HISTORY_LIMIT,
+    AdapterEvaluation,
     Child,
     Condition,
     Evaluation,
@@ -117,10 +118,10 @@ def with_progress(status: FineTuneJobStatus, report: ProgressReport) -> FineTune
 
 
 def progress_message(report: ProgressReport) -> str:
-    """As in `step 120 of 480, loss 1.83, 4 min left`."""
+    """As in `step 120 of 480, loss 1.83, 4 min left`; of several adapters with the name of the one that is trained."""
     progress, metrics = report.progress, report.metrics
     unit = UNIT_OF[progress.stage]
-    parts = []
+    parts = [f"adapter {progress.adapter}"] if progress.adapter else []
     if progress.total_steps:
         parts.append(f"{unit} {progress.step} of {progress.total_steps}")
     if progress.stage is Stage.TRAIN and metrics and metrics.loss is not None:
@@ -141,18 +142,23 @@ def duration(seconds: float) -> str:
 def success_message(status: FineTuneJobStatus) -> str:
     """What the job achieved, in one sentence."""
     artifacts = f"{len(status.artifacts)} artifact{'s' if len(status.artifacts) != 1 else ''} published"
-    comparison = _comparison(status.evaluation) if status.evaluation else ""
+    comparison = _comparisons(status.evaluation) if status.evaluation else ""
     return f"{comparison}; {artifacts}" if comparison else artifacts
 
 
-def _comparison(evaluation: Evaluation) -> str:
-    parts = [
+def _comparisons(evaluation: Evaluation) -> str:
+    if not evaluation.adapters:
+        return ", ".join(_comparison(evaluation)[:2])
+    return "; ".join(f"{a.name}: {found}" for a in evaluation.adapters for found in _comparison(a)[:1])
+
+
+def _comparison(evaluation: Evaluation | AdapterEvaluation) -> list[str]:
+    return [
         f"{metric} {tuned:.4g} (base model {evaluation.baseline[metric]:.4g})"
         if metric in evaluation.baseline
         else f"{metric} {tuned:.4g}"
         for metric, tuned in sorted(evaluation.tuned.items(), key=_by_interest)
     ]
-    return ", ".join(parts[:2])
 
 
 def _by_interest(item: tuple[str, float]) -> tuple[bool, str]:

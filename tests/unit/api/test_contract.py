@@ -11,7 +11,19 @@ from builders import make_plan
 from finetune_api.conditions import Reason
 from finetune_api.contract import TERMINATION_MESSAGE_LIMIT, StageResult, parse_result
 from finetune_api.spec import Export
-from finetune_api.status import Artifact, DatasetReport, Evaluation, HistoryPoint, LabelCount, LongRow, Parity, Stage
+from finetune_api.status import (
+    AdapterEvaluation,
+    Artifact,
+    DatasetReport,
+    Evaluation,
+    GateResult,
+    HistoryPoint,
+    LabelCount,
+    LongRow,
+    Parity,
+    PlannedAdapter,
+    Stage,
+)
 
 NAMES = [f"production-cpu-int4-candidate-{i}" for i in range(16)]
 
@@ -47,6 +59,73 @@ def longest_result(stage: Stage) -> StageResult:
         ),
         artifacts=[artifact(name) for name in NAMES],
     )
+
+
+def evaluation_of(adapters: int, metrics: int) -> Evaluation:
+    """Adapters with numbers that do not compress, and as many gates as metrics, of which the last is not met."""
+    measured = [
+        AdapterEvaluation(
+            name=f"customer-support-{i}",
+            rows=100 + i,
+            baseline={name: number(i, name, 0) for name in names},
+            tuned={name: number(i, name, 1) for name in names},
+            gates=[
+                GateResult(metric=name, required="at least 0.5", got=number(i, name, 1), passed=name != names[-1])
+                for name in names
+            ],
+        )
+        for i in range(adapters)
+        for names in [["eval_loss", *(f"metric-{m}" for m in range(1, metrics))]]
+    ]
+    return Evaluation(rows=1600, adapters=measured)
+
+
+def number(adapter: int, name: str, side: int) -> float:
+    """Six digits that nothing tells beforehand."""
+    return int(sha256(f"{adapter} {name} {side}".encode()).hexdigest()[:8], 16) % 10**6 / 1e6
+
+
+def test_the_figures_of_sixteen_adapters_arrive_whole() -> None:
+    evaluation = evaluation_of(16, 4)
+    found = parse_result(
+        StageResult(
+            stage=Stage.EVALUATE, outcome="Succeeded", message="m" * 1024, evaluation=evaluation
+        ).termination_message()
+    )
+    assert found is not None
+    assert found.evaluation == evaluation
+
+
+def test_the_plan_of_sixteen_adapters_arrives_whole() -> None:
+    adapters = [
+        PlannedAdapter(
+            name=noise(i)[:63],
+            train_rows=1000 + 37 * i,
+            eval_rows=100 + i,
+            rank=8,
+            alpha=16,
+            total_steps=300 + 11 * i,
+            batch_size=16,
+            max_length=512 + 8 * i,
+            estimated_bytes=9_876_543_210 + 12_345_678 * i,
+        )
+        for i in range(16)
+    ]
+    exports = [Export(name=adapter.name, format="peft") for adapter in adapters]
+    plan = make_plan().model_copy(update={"adapters": adapters, "exports": exports})
+    message = "; ".join(f"{adapter.name}: trained 300 of 300 steps" for adapter in adapters)[:1024]
+    result = StageResult(stage=Stage.TRAIN, outcome="Succeeded", message=message, plan=plan)
+    assert parse_result(result.termination_message()) == result
+
+
+def test_of_figures_that_do_not_fit_the_losses_and_the_gates_that_are_not_met_arrive() -> None:
+    result = StageResult(stage=Stage.EVALUATE, outcome="Failed", message="no", evaluation=evaluation_of(16, 16))
+    found = parse_result(result.termination_message())
+    assert found is not None
+    assert found.evaluation is not None
+    assert [adapter.rows for adapter in found.evaluation.adapters] == [*range(100, 116)]
+    for adapter in found.evaluation.adapters:
+        assert ([*adapter.tuned], [gate.metric for gate in adapter.gates]) == (["eval_loss"], ["metric-15"])
 
 
 def test_a_short_result_can_be_read_by_people() -> None:

@@ -7,7 +7,7 @@ from pydantic import ValidationError
 
 from finetune_api.rules import ApiModel
 from finetune_api.v1alpha1 import FineTuneJob
-from job_documents import ACCEPTED, REFUSED, Case, everything
+from job_documents import ACCEPTED, REFUSED, Case, Document, everything, everything_of_adapters
 
 
 def _judged(document: dict[str, object]) -> FineTuneJob:
@@ -25,8 +25,8 @@ def test_python_refuses(case: Case) -> None:
         _judged(case.document())
 
 
-def test_python_accepts_a_job_that_sets_everything() -> None:
-    document = everything()
+@pytest.mark.parametrize("document", [everything(), everything_of_adapters()], ids=["one", "adapters"])
+def test_python_accepts_a_job_that_sets_everything(document: Document) -> None:
     assert _judged(document).spec.training.extra == document["spec"]["training"]["extra"]
 
 

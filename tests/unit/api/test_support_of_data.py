@@ -46,6 +46,31 @@ def test_every_objective_is_supported(task: str, objective: str) -> None:
     assert refused(task=task, training={"objective": objective}) == []
 
 
+ADAPTERS = [{"name": name, "dataset": {"source": "pvc://d/t.jsonl"}} for name in ("billing", "returns")]
+
+
+@pytest.mark.parametrize("method", ["lora", "qlora", "dora", "adapter"])
+@pytest.mark.parametrize(("task", "objective"), [("chat", "sft"), ("completion", "pretrain"), ("preference", "dpo")])
+def test_several_adapters_go_with_every_method_and_objective(method: str, task: str, objective: str) -> None:
+    parts = {"task": task, "training": {"objective": objective}, "dataset": {}}
+    assert refused(method={"type": method, "adapters": ADAPTERS}, **parts) == []
+
+
+@pytest.mark.parametrize("task", ["classification", "token-classification"])
+def test_a_head_of_classes_is_not_shared_by_adapters(task: str) -> None:
+    want = [f"method.adapters with task={task}"]
+    assert refused(task=task, method={"adapters": ADAPTERS}, dataset={}) == want
+
+
+def test_the_sources_of_each_adapter_are_looked_at() -> None:
+    first = {"name": "billing", "dataset": keys("a"), "eval": {"source": "gs://d/e.jsonl"}}
+    second = {"name": "returns", "dataset": keys("b")}
+    assert refused(method={"adapters": [first, second]}, dataset={}) == [
+        "method.adapters[billing].eval.source=gs",
+        "method.adapters[returns].dataset.credentials=b beside a for s3://",
+    ]
+
+
 def test_two_secrets_for_one_kind_of_source_would_hide_each_other() -> None:
     assert refused(dataset={"train": keys("a"), "eval": keys("b")}) == ["dataset.eval.credentials=b beside a for s3://"]
     assert refused(dataset={"train": keys("a"), "eval": keys("a")}) == []

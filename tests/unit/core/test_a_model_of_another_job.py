@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 
-from builders import make_job
+from builders import make_job, make_plan
 from finetune_api import names
-from finetune_api.status import Phase
+from finetune_api.status import Phase, PlannedAdapter
 from finetune_operator.core.lineage import awaited_parent
 from world import World
 
@@ -26,6 +26,22 @@ def parent(phase: str = "Succeeded", *artifacts: dict[str, Any], **status: Any) 
     job = make_job("first").obj()
     job["status"] = {"phase": phase, "artifacts": [*artifacts], **status}
     return job
+
+
+PLAN_OF_TWO = (
+    make_plan()
+    .model_copy(
+        update={
+            "adapters": [
+                PlannedAdapter(
+                    name=name, train_rows=9, eval_rows=1, total_steps=5, batch_size=2, max_length=8, estimated_bytes=1
+                )
+                for name in ("billing", "returns")
+            ]
+        }
+    )
+    .to_json()
+)
 
 
 def child(**spec: Any) -> World:
@@ -90,6 +106,16 @@ def test_once_begun_it_does_not_need_the_other_job() -> None:
         (parent("Failed", message="no rows are left"), "ParentFailed", "no rows are left"),
         (parent("Succeeded", ADAPTER), "InvalidModel", "has published peft"),
         (parent("Succeeded"), "InvalidModel", "has published nothing"),
+        (
+            parent("Succeeded", MERGED, plan=PLAN_OF_TWO),
+            "InvalidModel",
+            "name the folder of the one that is meant in model.source, as in pvc://models/first/merged",
+        ),
+        (
+            parent("Succeeded", ADAPTER, plan=PLAN_OF_TWO),
+            "InvalidModel",
+            "has trained several adapters (billing, returns); give it an export of format safetensors, and name",
+        ),
     ],
 )
 def test_a_job_without_a_model_to_tune_on_ends_this_one(other: dict[str, Any], reason: str, words: str) -> None:

@@ -8,10 +8,20 @@ from builders import finished, make_job, pod_of
 from finetune_api.conditions import Reason
 from finetune_api.contract import ProgressReport, StageResult
 from finetune_api.exit_codes import ExitCode
-from finetune_api.status import DISRUPTED_PODS_LIMIT, Checkpoint, Metrics, Phase, Progress, Stage
+from finetune_api.status import (
+    DISRUPTED_PODS_LIMIT,
+    AdapterEvaluation,
+    Checkpoint,
+    Evaluation,
+    FineTuneJobStatus,
+    Metrics,
+    Phase,
+    Progress,
+    Stage,
+)
 from finetune_operator.core.observed import Refusal
 from finetune_operator.core.plan import plan
-from finetune_operator.core.status import progress_message
+from finetune_operator.core.status import progress_message, success_message
 from world import World
 
 STAGES = [*Stage]
@@ -127,6 +137,24 @@ def test_progress_reaches_the_status() -> None:
     assert world.status["message"] == "step 120 of 480, loss 1.83, 4 min left"
     assert world.status["metrics"]["loss"] == "1.834"
     assert world.status["checkpoint"]["step"] == 100
+
+
+def test_of_several_adapters_the_message_names_the_one_that_is_trained() -> None:
+    progress = Progress(stage=Stage.TRAIN, step=120, total_steps=480, adapter="billing")
+    report = ProgressReport(job_uid="a", attempt=1, progress=progress, metrics=Metrics(loss=1.834))
+    assert progress_message(report) == "adapter billing, step 120 of 480, loss 1.83"
+
+
+def test_success_says_what_each_adapter_has_achieved() -> None:
+    measured = [
+        AdapterEvaluation(
+            name=name, rows=9, baseline={"exact-match": 0.0}, tuned={"exact-match": value, "eval_loss": 1}
+        )
+        for name, value in (("billing", 0.86), ("returns", 0.5))
+    ]
+    status = FineTuneJobStatus(evaluation=Evaluation(rows=18, adapters=measured))
+    want = "billing: exact-match 0.86 (base model 0); returns: exact-match 0.5 (base model 0); 0 artifacts published"
+    assert success_message(status) == want
 
 
 @pytest.mark.parametrize(

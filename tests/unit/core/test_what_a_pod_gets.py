@@ -81,6 +81,22 @@ def test_credentials_reach_prepare_alone_and_only_by_reference() -> None:
     }
 
 
+def test_the_rows_of_every_adapter_are_mounted_and_their_secrets_reach_prepare() -> None:
+    rows = [{"source": f"pvc://rows-{i}/t.jsonl", "credentials": {"secretRef": f"key-{i % 2}"}} for i in range(3)]
+    adapters = [{"name": "billing", "dataset": rows[0], "eval": rows[1]}, {"name": "returns", "dataset": rows[2]}]
+    job = make_job().with_spec(method={"adapters": adapters}).obj()
+    job["spec"]["dataset"] = {}
+    spec = FineTuneJobSpec.model_validate(job["spec"])
+    pod = stage_job(job, spec, Stage.PREPARE, 1, None, CONFIGURATION)["spec"]["template"]["spec"]
+    mounts = {m["mountPath"] for m in pod["containers"][0]["volumeMounts"]}
+    assert {f"{names.CLAIMS_PATH}/{claim}" for claim in ("models", "rows-0", "rows-1", "rows-2")} <= mounts
+    assert pod["containers"][0]["envFrom"] == [{"secretRef": {"name": f"key-{i}"}} for i in range(2)]
+    assert len(network_policies(job, spec, CONFIGURATION)) == 1
+    adapters[1]["dataset"] = {"source": "hf://a/b"}
+    reaching = FineTuneJobSpec.model_validate({**job["spec"], "method": {"adapters": adapters}})
+    assert len(network_policies(job, reaching, CONFIGURATION)) == 2
+
+
 @pytest.mark.parametrize("stage", STAGES)
 def test_prepare_may_look_at_the_destination_and_only_export_write_to_it(stage: Stage) -> None:
     pod = pod_of_stage(stage, output={"destination": "pvc://published/bot"})["spec"]

@@ -62,7 +62,9 @@ def test_a_claim_that_is_no_folder_is_named(tmp_path: Path, capsys: pytest.Captu
 @pytest.mark.parametrize(
     ("text", "want"),
     [
-        (JOB.replace("dataset", "datasets"), "spec.dataset: Field required"),
+        (JOB.replace("dataset", "datasets"), "spec.datasets: Extra inputs are not permitted"),
+        (JOB.replace("model:", "models:"), "spec.model: Field required"),
+        (JOB.replace("{train:", "{eval:"), "dataset.train is missing: name the rows to train on"),
         (JOB + "  training: {epochs: 1, maxSteps: 2}\n", "training.epochs and training.maxSteps exclude each other"),
         (JOB + "  dryRun: [\n", "is not YAML"),
         ("just text", "is not a FineTuneJob"),

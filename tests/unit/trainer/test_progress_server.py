@@ -55,6 +55,22 @@ def test_the_report_has_the_latest_of_everything(progress: StageProgress, addres
     assert report.checkpoint == saved
 
 
+def test_the_adapter_that_is_worked_on_is_told_until_the_next_one_is(progress: StageProgress) -> None:
+    heard = []
+    for adapter in ("billing", None, "returns"):
+        progress.update(1, 40, **({"adapter": adapter} if adapter else {}))
+        heard.append(progress.report().progress.adapter)
+    assert heard == ["billing", "billing", "returns"]
+
+
+def test_measurements_of_one_adapter_are_not_told_of_the_next(progress: StageProgress) -> None:
+    progress.update(1, 40, metrics=Metrics(loss=2, eval_loss=3, adapter="billing"))
+    progress.update(2, 40, metrics=Metrics(loss=1, adapter="billing"))
+    assert progress.report().metrics == Metrics(loss=1, eval_loss=3, adapter="billing")
+    progress.update(3, 40, metrics=Metrics(loss=5, adapter="returns"))
+    assert progress.report().metrics == Metrics(loss=5, adapter="returns")
+
+
 def test_numbers_travel_as_strings_as_in_status(progress: StageProgress, address: str) -> None:
     progress.update(1, 2, metrics=Metrics(loss=1.5))
     assert json.loads(get(f"{address}/progress"))["metrics"] == {"loss": "1.5"}

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from finetune_api.contract import StageResult
-from finetune_api.status import Artifact, Evaluation, HistoryPoint, Metrics, Stage
+from finetune_api.status import AdapterEvaluation, Artifact, Evaluation, HistoryPoint, Metrics, Stage
 from finetune_trainer.errors import GateUnmetError
 from finetune_trainer.reporting import tracking
 from finetune_trainer.reporting.tracking import TrackedProgress, run_outcome, tracked
@@ -66,6 +66,18 @@ def test_a_point_of_the_curves_is_told_once_with_what_was_measured_there() -> No
         ("end", None),
     ]
     assert sink.steps == [(9, 20), (10, 20), (10, 20), (10, 20)]
+
+
+def test_each_adapter_has_curves_and_an_evaluation_of_its_own() -> None:
+    recorder = Recorder()
+    progress = TrackedProgress(RecordedProgress(), [recorder])
+    progress.update(10, 20, metrics=Metrics(loss=2), point=HistoryPoint(step=10, loss=2, adapter="billing"))
+    measured = AdapterEvaluation(name="billing", rows=4, baseline={"eval_loss": 3}, tuned={"eval_loss": 1})
+    progress.end(20, result(Stage.EVALUATE, evaluation=Evaluation(rows=4, adapters=[measured])))
+    assert recorder.told[:2] == [
+        ("step 10", {"billing/loss": 2.0}),
+        ("step 20", {"evaluation/billing/baseline/eval_loss": 3.0, "evaluation/billing/tuned/eval_loss": 1.0}),
+    ]
 
 
 def test_the_outcome_of_a_stage_is_told() -> None:

@@ -81,8 +81,8 @@ def prepare_data(
 def _sources(run: Run) -> dict[str, Source]:
     """Sources of train and, where the spec has them, eval rows."""
     dataset = run.spec.dataset
-    named = {"train": dataset.train, **({"eval": dataset.eval} if dataset.eval else {})}
-    return {name: read_source(run, source, f"dataset.{name}") for name, source in named.items()}
+    named = {"train": dataset.train, "eval": dataset.eval}
+    return {name: read_source(run, source, f"dataset.{name}") for name, source in named.items() if source}
 
 
 def _facts(prepared: PreparedData) -> dict[str, Any]:
@@ -169,8 +169,8 @@ def _save(
         save_rows(rows, indices, columns, target)
 
 
-def _row_tokens(lengths: Sequence[int]) -> RowTokens:
-    """Quantiles of `lengths`, each the length of some row."""
+def row_tokens(lengths: Sequence[int]) -> RowTokens:
+    """Quantiles of `lengths`, at least one, each the length of some row."""
     quantiles: list[int] = numpy.quantile(lengths, [0, 0.5, 0.9, 0.99, 1], method="higher").tolist()
     smallest, median, p90, p99, largest = map(int, quantiles)
     return RowTokens(min=smallest, median=median, p90=p90, p99=p99, max=largest)
@@ -195,7 +195,7 @@ def _limit(run: Run, context_length: int) -> int:
 
 def _intake(run: Run, name: str, rows: Source, encoders: Encoders, limit: int, scratch: Path) -> Intake:
     source = run.spec.dataset.train if name == "train" else run.spec.dataset.eval
-    assert source is not None  # noqa: S101 - the caller asks for eval only where there is one
+    assert source is not None  # noqa: S101 - the caller asks only for those that there are
     return take_in(rows, _short(source.source), run.spec.dataset, encoders, limit, scratch / f"{name}.arrow")
 
 
@@ -231,7 +231,7 @@ def _prepared(train: Intake, kept: Sequence[int], eval_rows: int, digest: str, w
         train_tokens=sum(train.tokens[row] for row in kept),
         supervised_tokens=sum(train.supervised[row] for row in kept),
         longest_row=train.longest_rows()[0][1],
-        row_tokens=_row_tokens([train.lengths[row] for row in kept]),
+        row_tokens=row_tokens([train.lengths[row] for row in kept]),
         longest_rows=[_long_row(train, place, tokens) for place, tokens in train.longest_rows()],
         digest=digest,
         warnings=[warning[:1024] for warning in warnings[:WARNING_LIMIT]],

@@ -36,12 +36,12 @@ def keep_comparison(workspace: Workspace, differences: Sequence[Difference]) -> 
 
 def samples_path(workspace: Workspace) -> Path:
     """File of sample answers."""
-    return workspace.root / "results" / "samples.jsonl"
+    return workspace.results / "samples.jsonl"
 
 
 def comparison_path(workspace: Workspace) -> Path:
     """File of differences."""
-    return workspace.root / "results" / "comparison.json"
+    return workspace.results / "comparison.json"
 
 
 def _samples(task: Task, tuned: Measurement, baseline: Measurement | None) -> list[dict[str, Any]]:

@@ -15,6 +15,7 @@ def model_card(report: dict[str, Any], base: str) -> str:
         parts += [head_labels(report), *(head_usage(artifact, base, report) for artifact in report["artifacts"])]
         return "\n\n".join(part for part in parts if part) + "\n"
     parts += [_usage(artifact, base, method) for artifact in report["artifacts"] if artifact["format"] in USAGE]
+    parts.append(_serve_adapters(report, base))
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
@@ -27,11 +28,15 @@ def _introduction(report: dict[str, Any], base: str) -> str:
     plan, job, data = report["plan"], report["job"], report.get("dataset") or {}
     method, training = plan["method"], plan["training"]
     how = f"{method['type']} of rank {method['rank']}" if method.get("rank") else method["type"]
+    steps = f"{training['totalSteps']} steps of {training['batchSize']} rows"
+    if adapters := plan.get("adapters"):
+        how = f"{len(adapters)} adapters of type {method['type']}, each on rows of its own,"
+        steps = ", ".join(f"`{a['name']}` {a['totalSteps']} steps of {a['batchSize']} rows" for a in adapters)
     how += f" ({training['objective']})" if training["objective"] != "sft" else ""
     rows = f" on {data['trainRows']} rows" if data else ""
     return (
-        f"# {job['name']}\n\n`{base}` tuned with {how}{rows}: {training['totalSteps']} steps of "
-        f"{training['batchSize']} rows, learning rate {training['learningRate']}, {training['precision']}.\n"
+        f"# {job['name']}\n\n`{base}` tuned with {how}{rows}: {steps}, learning rate {training['learningRate']}, "
+        f"{training['precision']}.\n"
         "Everything about the run (plan, data, curves, digests, library versions) is in `report.json`."
     )
 
@@ -40,9 +45,18 @@ def _evaluation(report: dict[str, Any]) -> str:
     evaluation = report.get("evaluation")
     if not evaluation:
         return ""
-    intervals = {d["metric"]: d for d in (report.get("comparison") or {}).get("differences", [])}
+    adapters = evaluation.get("adapters", [])
+    if not adapters:
+        return _evaluation_table("", evaluation, report.get("comparison"))
+    told = report["adapters"]
+    tables = (_evaluation_table(f" of `{a['name']}`", a, told[a["name"]].get("comparison")) for a in adapters)
+    return "\n\n".join(tables)
+
+
+def _evaluation_table(of: str, evaluation: dict[str, Any], comparison: dict[str, Any] | None) -> str:
+    intervals = {d["metric"]: d for d in (comparison or {}).get("differences", [])}
     lines = [
-        f"## Evaluation on {evaluation['rows']} held-out rows\n",
+        f"## Evaluation{of} on {evaluation['rows']} held-out rows\n",
         "| metric | base model | this model | difference, 95 % interval |",
         "|---|---|---|---|",
     ]
@@ -93,6 +107,20 @@ def _serve_peft(artifact: dict[str, Any], base: str) -> str:
     name = artifact["name"]
     return f"""```sh
 vllm serve {base} --enable-lora --lora-modules {name}=./{name}
+```"""
+
+
+def _serve_adapters(report: dict[str, Any], base: str) -> str:
+    """All adapters on one server, which loads the base once."""
+    names = [artifact["name"] for artifact in report["artifacts"] if artifact["format"] == "peft"]
+    plan = report["plan"]
+    if not plan.get("adapters") or len(names) < 2 or plan["method"]["type"] not in SERVED_BY_VLLM:
+        return ""
+    modules = " ".join(f"{name}=./{name}" for name in names)
+    return f"""## Serving all adapters on one base
+
+```sh
+vllm serve {base} --enable-lora --max-loras {len(names)} --lora-modules {modules}
 ```"""
 
 

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from finetune_api.adapters import adapter_specs
 from finetune_trainer.errors import OutputUnwritableError, StageError
 from finetune_trainer.ownership import own_folder
 from finetune_trainer.result import sync_directory
@@ -99,7 +100,8 @@ class Destination:
 
 def check_destination(run: Run) -> None:
     """For prepare: say at once what export would refuse after hours of training. Raises OutputUnwritableError."""
-    Destination(run).check([export.name for export in run.spec.exports])
+    parts = [*adapter_specs(run.spec).values()] or [run.spec]
+    Destination(run).check([export.name for part in parts for export in part.exports])
 
 
 def workspace_uri(run: Run) -> str:

@@ -16,6 +16,7 @@ from finetune_trainer.evaluating.records import comparison_path
 from finetune_trainer.exporting.digests import FileRecord, digest, list_files
 from finetune_trainer.exporting.gate import Proof
 from finetune_trainer.exporting.publishing import Destination
+from finetune_trainer.named_adapters.runs import adapter_runs
 from finetune_trainer.result import write_atomically
 from finetune_trainer.run import Run
 
@@ -95,7 +96,7 @@ class Report:
         return folder.is_dir() and digest(list_files(folder)) == entry["digest"]
 
     def _content(self, complete: bool) -> dict[str, Any]:
-        run = self._run
+        run, parts = self._run, adapter_runs(self._run)
         return {
             "schemaVersion": 1,
             "job": run.request.job.to_json(),
@@ -103,6 +104,7 @@ class Report:
             "spec": run.spec.to_json(),
             "plan": run.plan.to_json(),
             **_told(run),
+            **({"adapters": {part.workspace.adapter: _told(part) for part in parts}} if parts else {}),
             "artifacts": [self._entries[e.name] for e in run.plan.exports if e.name in self._entries],
             "versions": versions(),
         }
@@ -114,7 +116,7 @@ def versions() -> dict[str, str]:
 
 
 def _told(run: Run) -> dict[str, Any]:
-    """What the earlier stages stored in the workspace."""
+    """What the earlier stages stored in the workspace, of the whole job or of one adapter."""
     stored = {stage: run.stored_result(stage) for stage in (Stage.PREPARE, Stage.TRAIN, Stage.EVALUATE)}
     results = {stage: result.to_json() for stage, result in stored.items() if result is not None}
     comparison = comparison_path(run.workspace)

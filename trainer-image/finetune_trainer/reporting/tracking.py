@@ -129,7 +129,8 @@ def tracked(run: Run, trackers: Callable[[Run], list[Tracker]]) -> Iterator[tupl
 
 
 def curve_values(metrics: Metrics, point: HistoryPoint, epoch: float | None) -> dict[str, float]:
-    """Numbers of one point of the curves by the names that transformers logs them under."""
+    """Numbers of one point of the curves by the names that transformers logs them under; of several adapters each has
+    curves of its own, as in `billing/loss`."""
     values: dict[str, Any] = {"loss": point.loss, "eval_loss": point.eval_loss, "epoch": epoch}
     if point.loss is not None:
         values |= {
@@ -137,14 +138,18 @@ def curve_values(metrics: Metrics, point: HistoryPoint, epoch: float | None) -> 
             "grad_norm": metrics.grad_norm,
             "tokens_per_second": metrics.tokens_per_second,
         }
-    return {name: float(value) for name, value in values.items() if value is not None}
+    of = f"{point.adapter}/" if point.adapter else ""
+    return {f"{of}{name}": float(value) for name, value in values.items() if value is not None}
 
 
 def outcome_values(result: StageResult) -> dict[str, float]:
-    """Numbers of the evaluation: `evaluation/tuned/accuracy`, `evaluation/baseline/accuracy`."""
+    """Numbers of the evaluation: `evaluation/tuned/accuracy`, `evaluation/baseline/accuracy`; of several adapters
+    `evaluation/billing/tuned/accuracy`."""
     if result.evaluation is None:
         return {}
     sides = {"baseline": result.evaluation.baseline, "tuned": result.evaluation.tuned}
+    for adapter in result.evaluation.adapters:
+        sides |= {f"{adapter.name}/baseline": adapter.baseline, f"{adapter.name}/tuned": adapter.tuned}
     return {f"evaluation/{side}/{name}": float(v) for side, values in sides.items() for name, v in values.items()}
 
 
@@ -169,8 +174,10 @@ def settings_of(run: Run) -> dict[str, str]:
     """The settings of the plan, flat: `training.learning_rate`; at most 250 characters each, as servers ask."""
     plan = run.plan
     parts = {"model": plan.model, "method": plan.method, "training": plan.training}
-    return {
+    settings = {
         f"{part}.{name}": str(value)[:250]
         for part, model in parts.items()
         for name, value in model.model_dump(mode="json", exclude_none=True).items()
     }
+    # One for each adapter: a server takes 100 at once.
+    return settings | {f"adapters.{adapter.name}": str(adapter.to_json())[:250] for adapter in plan.adapters}

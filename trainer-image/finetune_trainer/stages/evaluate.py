@@ -4,6 +4,7 @@ Reads the plan, the models and the held-out rows; writes results/comparison.json
 nothing: whether the job goes on to export is decided by the gates here.
 """
 
+import gc
 from typing import Any
 
 from finetune_api.contract import StageResult
@@ -11,7 +12,7 @@ from finetune_api.heads import HEAD_FORMATS
 from finetune_api.status import Evaluation, Stage
 from finetune_trainer.errors import GateUnmetError
 from finetune_trainer.evaluating.comparing import Difference, difference
-from finetune_trainer.evaluating.gates import judge, unmet
+from finetune_trainer.evaluating.gates import judge
 from finetune_trainer.evaluating.generating import stop_ids
 from finetune_trainer.evaluating.head_contest import contest, head_passes
 from finetune_trainer.evaluating.json_metrics import json_metrics
@@ -21,28 +22,62 @@ from finetune_trainer.evaluating.models import Contestants
 from finetune_trainer.evaluating.preferences import Opinion, PreferenceTask, measurement, opinion
 from finetune_trainer.evaluating.records import keep_comparison, keep_samples
 from finetune_trainer.evaluating.rows import EvalRow, load_rows
+from finetune_trainer.failures import shortened
 from finetune_trainer.models.load import load_tokenizer
+from finetune_trainer.named_adapters.results import unmet_bars, whole_evaluation
+from finetune_trainer.named_adapters.runs import adapter_runs, named
+from finetune_trainer.ownership import confirm_attempt
 from finetune_trainer.planning.objectives import prefers
+from finetune_trainer.result import finished_before, store
 from finetune_trainer.run import Run
 
 
 def execute(run: Run) -> StageResult:
-    """Evaluate, keep the records, judge the gates.
+    """Evaluate, keep the records, judge the gates; of several adapters each on its own rows.
 
     Raises GateUnmetError, which carries the evaluation, when a bar is not cleared, and InvalidDataError without rows.
     """
+    sizes = [min(adapter.eval_rows, run.spec.evaluation.max_rows) for adapter in run.plan.adapters]
+    parts = adapter_runs(run, sizes)
+    result = _adapters_evaluated(run, parts) if parts else _evaluated(run)
+    if result.evaluation is not None and (bars := unmet_bars(result.evaluation)):
+        raise GateUnmetError(f"evaluation.gates {bars}; nothing is published", result.evaluation)
+    return result
+
+
+def _evaluated(run: Run) -> StageResult:
+    """Figures and verdicts, whatever they are."""
     rows = load_rows(run.workspace.eval_rows, run.spec.evaluation.max_rows, run.spec.dataset.shuffle_seed)
     tuned, baseline = _classes(run, rows) if run.spec.task in HEAD_FORMATS else _words(run, rows)
     differences = _differences(tuned, baseline, run.spec.training.seed)
     keep_comparison(run.workspace, differences)
-    evaluation = _evaluation(run, len(rows), tuned, baseline)
-    if bars := unmet(evaluation.gates):
-        raise GateUnmetError(f"evaluation.gates on {len(rows)} held-out rows: {bars}; nothing is published", evaluation)
     return StageResult(
         stage=Stage.EVALUATE,
         outcome="Succeeded",
         message=_message(len(rows), tuned, differences),
-        evaluation=evaluation,
+        evaluation=_evaluation(run, len(rows), tuned, baseline),
+    )
+
+
+def _adapters_evaluated(run: Run, parts: list[Run]) -> StageResult:
+    """One adapter after the other; those that an earlier attempt has measured are not measured again."""
+    results: dict[str, StageResult] = {}
+    # Of very few rows none can be held out; prepare has said so.
+    for part in [part for part in parts if part.workspace.eval_rows.is_dir()] or parts:
+        found = finished_before(part)
+        if found is None:
+            with named(part):
+                found = _evaluated(part)
+            confirm_attempt(run.workspace.root, run.request)
+            store(part, found)
+            gc.collect()  # the next adapter's model needs the room
+        results[part.workspace.adapter] = found
+    evaluations = {name: found.evaluation for name, found in results.items() if found.evaluation}
+    return StageResult(
+        stage=Stage.EVALUATE,
+        outcome="Succeeded",
+        message=shortened("; ".join(f"{name}: {found.message}" for name, found in results.items())),
+        evaluation=whole_evaluation(evaluations),
     )
 
 

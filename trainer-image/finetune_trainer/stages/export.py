@@ -4,6 +4,7 @@ Killed at any moment and called again, it ends with the same artefacts: finished
 and what was half done is removed. Must not publish anything that the parity gate has not passed.
 """
 
+import gc
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -27,6 +28,7 @@ from finetune_trainer.exporting.report import Report
 from finetune_trainer.models.heads import head_of
 from finetune_trainer.models.load import load_tokenizer, load_tuned
 from finetune_trainer.models.merge import merged, save_whole
+from finetune_trainer.named_adapters.runs import adapter_runs, named
 from finetune_trainer.ownership import confirm_attempt
 from finetune_trainer.result import write_atomically
 from finetune_trainer.run import Run
@@ -62,16 +64,18 @@ def execute(run: Run) -> StageResult:
 
 
 def _export_missing(run: Run, destination: Destination, report: Report) -> None:
-    missing = [export for export in run.plan.exports if not report.has(export.name)]
     total = len(run.plan.exports)
-    run.progress.update(total - len(missing), total)
-    if not missing:
-        return
-    with _scratch(run) as scratch:
-        sources, reference = _sources(run, scratch, missing)
-        for place, export in enumerate(missing, total - len(missing) + 1):
-            _export(sources, reference, destination, report, export)
-            run.progress.update(place, total)
+    run.progress.update(sum(report.has(export.name) for export in run.plan.exports), total)
+    for part in adapter_runs(run) or [run]:
+        missing = [export for export in part.plan.exports if not report.has(export.name)]
+        if not missing:
+            continue
+        with _scratch(part) as scratch, named(part):
+            sources, reference = _sources(part, scratch, missing)
+            for export in missing:
+                _export(sources, reference, destination, report, export)
+                run.progress.update(len(report.artifacts), total)
+        gc.collect()  # the next adapter's model needs the room
 
 
 @contextmanager

@@ -10,17 +10,20 @@ from pathlib import Path
 
 import structlog
 
+from finetune_api.adapters import name_conflict
 from finetune_api.contract import StageResult
-from finetune_api.status import Plan, Stage
+from finetune_api.status import DatasetReport, Plan, Stage
 from finetune_trainer.data.intake import COPIES
 from finetune_trainer.data.json_answers import AnswerCheck
 from finetune_trainer.data.preparation import PreparedData, prepare_data
-from finetune_trainer.errors import InvalidModelError, NotSupportedError
+from finetune_trainer.errors import InvalidModelError, InvalidSpecError, NotSupportedError
 from finetune_trainer.exporting.publishing import check_destination
 from finetune_trainer.models.heads import require_head, with_head
 from finetune_trainer.models.inspection import ModelFacts, inspect_model
 from finetune_trainer.models.load import load_tokenizer
 from finetune_trainer.models.sources import SourcedModel, bring_model
+from finetune_trainer.named_adapters.prepared import whole_dataset, whole_plan
+from finetune_trainer.named_adapters.runs import adapter_runs, named
 from finetune_trainer.ownership import confirm_attempt
 from finetune_trainer.planning.cpu_features import multiplies_bf16
 from finetune_trainer.planning.facts import DataFacts, Machine, ModelOrigin
@@ -29,31 +32,66 @@ from finetune_trainer.planning.memory import Precision, human
 from finetune_trainer.planning.objectives import check_objective
 from finetune_trainer.planning.processor_speed import operations_per_second
 from finetune_trainer.planning.resolve import resolve
-from finetune_trainer.result import write_atomically
+from finetune_trainer.result import store, write_atomically
 from finetune_trainer.run import Run
 
 _log = structlog.get_logger(__name__)
-STEPS = 4
 
 
 def execute(run: Run) -> StageResult:
     """Prepare the job: model, rows and plan in the workspace. Raises a StageError that says what to change."""
     _check_spec(run)
+    parts = adapter_runs(run)
+    steps = 3 + max(1, len(parts))
     model = bring_model(run)
-    run.progress.update(1, STEPS)
+    run.progress.update(1, steps)
     facts = inspect_model(run.workspace.model, model.tensors, run.spec.model.source)
     _log.info("model", architecture=facts.architecture, parameters=facts.parameters, digest=model.digest)
     require_head(run.workspace.model, run.spec.task, run.spec.model.source)
+    _clear(run.workspace.plan)
+    if parts:
+        result = _adapters_prepared(run, parts, model, facts)
+    else:
+        plan, data = _prepared(run, model, facts)
+        result = _result(plan, data.report, _summary(plan, data.report))
+    run.progress.update(steps - 1, steps)
+    _write_plan(run, result)
+    run.progress.update(steps, steps)
+    return result
+
+
+def _prepared(run: Run, model: SourcedModel, facts: ModelFacts) -> tuple[Plan, PreparedData]:
     data = _prepare_rows(run, facts, model.digest)
-    run.progress.update(3, STEPS)
     facts = with_head(facts, run.workspace.model, run.spec.task, data.classes, run.spec.model.source)
-    plan = _plan(run, model, facts, data)
+    return _plan(run, model, facts, data), data
+
+
+def _adapters_prepared(run: Run, parts: list[Run], model: SourcedModel, facts: ModelFacts) -> StageResult:
+    """Rows and plan of each adapter in its folder, and what they are together."""
+    plans: dict[str, Plan] = {}
+    data: dict[str, PreparedData] = {}
+    for done, part in enumerate(parts, 2):
+        name = part.workspace.adapter
+        with named(part):
+            plans[name], data[name] = _prepared(part, model, facts)
+        report = data[name].report
+        result = _result(plans[name], report, _summary(plans[name], report))
+        _write_plan(part, result)
+        store(part, result)
+        run.progress.update(done, 3 + len(parts))
+    plan, whole = whole_plan(run.spec, plans, data), whole_dataset(data)
+    return _result(plan, whole, f"{len(parts)} adapters: {_summary(plan, whole)}")
+
+
+def _result(plan: Plan, report: DatasetReport, message: str) -> StageResult:
+    return StageResult(stage=Stage.PREPARE, outcome="Succeeded", message=message, dataset=report, plan=plan)
+
+
+def _write_plan(run: Run, result: StageResult) -> None:
+    assert result.plan is not None  # noqa: S101 - prepare always plans
     confirm_attempt(run.workspace.root, run.request)
-    write_atomically(run.workspace.plan, plan.model_dump_json(by_alias=True, exclude_none=True, indent=1).encode())
-    run.progress.update(STEPS, STEPS)
-    return StageResult(
-        stage=Stage.PREPARE, outcome="Succeeded", message=_summary(plan, data), dataset=data.report, plan=plan
-    )
+    content = result.plan.model_dump_json(by_alias=True, exclude_none=True, indent=1)
+    write_atomically(run.workspace.plan, content.encode())
 
 
 def _check_spec(run: Run) -> None:
@@ -70,6 +108,8 @@ def _check_spec(run: Run) -> None:
     check_loss(run.spec.training.loss)
     check_head(run.spec)
     AnswerCheck(run.spec.dataset.answer_schema)
+    if conflict := name_conflict(run.spec):
+        raise InvalidSpecError(conflict)
     check_destination(run)
 
 
@@ -123,8 +163,7 @@ def _machine(run: Run, facts: ModelFacts) -> Machine:
     )
 
 
-def _summary(plan: Plan, data: PreparedData) -> str:
-    report = data.report
+def _summary(plan: Plan, report: DatasetReport) -> str:
     return (
         f"{report.train_rows} rows to train on and {report.eval_rows} held out; {plan.training.total_steps} steps, "
         f"about {human(plan.memory.estimated_bytes)} of memory{_time(plan)}"

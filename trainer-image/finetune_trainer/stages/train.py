@@ -13,15 +13,20 @@ from transformers import TrainerState
 from finetune_api.contract import StageResult
 from finetune_api.status import Checkpoint, Metrics, Plan, Stage
 from finetune_trainer.errors import SourceNotFoundError
+from finetune_trainer.named_adapters.results import whole_training
+from finetune_trainer.named_adapters.runs import adapter_runs, named
+from finetune_trainer.ownership import confirm_attempt
+from finetune_trainer.result import finished_before, store
 from finetune_trainer.run import Run
 from finetune_trainer.training import guards, memory, preemption
 from finetune_trainer.training.arguments import check_supported
-from finetune_trainer.training.assembly import build_trainer, checkpoint_store, start_values
+from finetune_trainer.training.assembly import build_trainer, checkpoint_store, load_base, start_values
 from finetune_trainer.training.callbacks import ProgressReporter, history
 from finetune_trainer.training.checkpoints import CheckpointStore, Found
 from finetune_trainer.training.output import write_tuned
 from finetune_trainer.training.preemption import Preemption
 from finetune_trainer.training.preference_trainer import ACCURACIES, MARGINS
+from finetune_trainer.training.shared_base import SharedBase
 from finetune_trainer.training.stage_trainer import STATE, StageTrainer
 from finetune_trainer.training.upstream_noise import silenced
 
@@ -43,29 +48,64 @@ class _Training:
 
 
 def execute(run: Run) -> StageResult:
-    """Train as planned, or go on from the newest checkpoint; then write workspace.tuned.
+    """Train as planned, or go on from the newest checkpoint; then write workspace.tuned. Several adapters are trained
+    one after the other, and those that are finished are left alone.
 
     Raises StageError; PreemptedError when asked to stop, with a verified checkpoint where a step was done.
     """
     with preemption.watched() as watch, silenced():
         guards.require_planned_strategy(run.plan, run.environment)
-        check_supported(run)
         memory.reset_peak()
-        training = _assemble(run, watch)
-        _train(training)
-        _keep_best(training)
-        return _finish(training)
+        parts = adapter_runs(run, [adapter.total_steps for adapter in run.plan.adapters])
+        return _adapters_trained(run, parts, watch) if parts else _trained(run, watch)
 
 
-def _assemble(run: Run, watch: Preemption) -> _Training:
-    store = checkpoint_store(run)
-    store.sweep()
-    start = store.newest()
-    notes = _notes_on_start(store, start)
+def _adapters_trained(run: Run, parts: list[Run], watch: Preemption) -> StageResult:
+    base = SharedBase(load_base)
+    results: dict[str, StageResult] = {}
+    for part in parts:
+        name = part.workspace.adapter
+        found = finished_before(part)
+        if found is None:
+            _log.info("adapter", adapter=name)
+            with named(part):
+                found = _trained(part, watch, base)
+            confirm_attempt(run.workspace.root, run.request)
+            store(part, found)
+        else:
+            _tell_again(part, found)
+        results[name] = found
+    return whole_training(run.plan, results)
+
+
+def _tell_again(run: Run, found: StageResult) -> None:
+    """Repeat the curve of an adapter that an earlier attempt has trained: this pod has not told it yet."""
+    total = run.plan.training.total_steps
+    for point in found.history:
+        run.progress.update(total, total, point=point)
+    run.progress.update(total, total, checkpoint=found.checkpoint)
+
+
+def _trained(run: Run, watch: Preemption, base: SharedBase | None = None) -> StageResult:
+    check_supported(run)
+    training = _assemble(run, watch, base)
+    _train(training)
+    _keep_best(training)
+    result = _finish(training)
+    if base is not None:
+        base.take_back(run, training.trainer.model)
+    return result
+
+
+def _assemble(run: Run, watch: Preemption, base: SharedBase | None) -> _Training:
+    checkpoints = checkpoint_store(run)
+    checkpoints.sweep()
+    start = checkpoints.newest()
+    notes = _notes_on_start(checkpoints, start)
     watch.leave_if_requested("nothing was trained yet in this attempt")
-    trainer, reporter = build_trainer(run, store, watch)
+    trainer, reporter = build_trainer(run, checkpoints, watch, base.of if base is not None else load_base)
     watch.leave_if_requested("nothing was trained yet in this attempt")
-    return _Training(run, store, watch, trainer, reporter, start, notes)
+    return _Training(run, checkpoints, watch, trainer, reporter, start, notes)
 
 
 def _notes_on_start(store: CheckpointStore, start: Found | None) -> list[str]:

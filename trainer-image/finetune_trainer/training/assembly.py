@@ -63,13 +63,26 @@ def run_digest(run: Run) -> str:
     return digest_of(parts)
 
 
-def build_trainer(run: Run, store: CheckpointStore, preemption: Preemption) -> tuple[StageTrainer, ProgressReporter]:
-    """The trainer, ready to train, and what reports of it. Raises StageError."""
+def load_base(run: Run) -> PreTrainedModel:
+    """The untouched model as it is trained on: quantized for QLoRA, with the start of a head of classes."""
+    precision, head = weights_precision(run), head_of(run)
+    quantization = bitsandbytes_config(run.spec.method, DTYPES[precision], classes=head is not None)
+    attention = run.plan.training.attention
+    base = load_model(run.workspace.model, precision, attention, quantization, head, new_head=head is not None)
+    if head is not None:
+        start_head(base, run.spec.training.seed)
+    return base
+
+
+def build_trainer(
+    run: Run, store: CheckpointStore, preemption: Preemption, base_of: Callable[[Run], PreTrainedModel] = load_base
+) -> tuple[StageTrainer, ProgressReporter]:
+    """The trainer, ready to train on the base that `base_of` gives, and what reports of it. Raises StageError."""
     torch.set_num_threads(run.threads)
     os.environ["TENSORBOARD_LOGGING_DIR"] = str(run.workspace.tensorboard)
     tokenizer = load_tokenizer(run.workspace.model, run.spec.model.chat_template)
     head = head_of(run)
-    base = _base(run, head)
+    base = base_of(run)
     lesson = _lesson(run, int(tokenizer.pad_token_id), base, preemption)
     reporter = ProgressReporter(run)
     callbacks = _callbacks(run, preemption, reporter)
@@ -117,17 +130,6 @@ def start_values(run: Run) -> Path | None:
     if not starts_away_from_zero(run.spec.method):
         return None
     return run.workspace.start_values / f"{run_digest(run).removeprefix('sha256:')}.safetensors"
-
-
-def _base(run: Run, head: Head | None) -> PreTrainedModel:
-    """The untouched model as it is trained on: quantized for QLoRA, with the start of a head of classes."""
-    precision = weights_precision(run)
-    quantization = bitsandbytes_config(run.spec.method, DTYPES[precision], classes=head is not None)
-    attention = run.plan.training.attention
-    base = load_model(run.workspace.model, precision, attention, quantization, head, new_head=head is not None)
-    if head is not None:
-        start_head(base, run.spec.training.seed)
-    return base
 
 
 def _model(run: Run, base: PreTrainedModel, head: Head | None) -> PreTrainedModel:

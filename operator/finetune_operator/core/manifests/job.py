@@ -4,8 +4,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from finetune_api import names
+from finetune_api.adapters import data_sources
 from finetune_api.contract import JobRef, StageRequest
-from finetune_api.spec import FineTuneJobSpec
+from finetune_api.spec import DataSource, FineTuneJobSpec, ModelSpec
 from finetune_api.status import Ancestor, Plan, Stage
 from finetune_operator.core import failures, quantities, queueing
 from finetune_operator.core.configuration import Configuration
@@ -164,8 +165,8 @@ def _resources(spec: FineTuneJobSpec, stage: Stage, memory: str) -> dict[str, An
 def _credentials(spec: FineTuneJobSpec, stage: Stage) -> list[dict[str, Any]]:
     """Secrets of sources for prepare, those of tracking servers for the stages that talk to them."""
     if stage is Stage.PREPARE:
-        sources = (spec.model, spec.dataset.train, spec.dataset.eval)
-        secrets = [s.credentials.secret_ref for s in sources if s and s.credentials]
+        sources: list[ModelSpec | DataSource] = [spec.model, *data_sources(spec).values()]
+        secrets = [s.credentials.secret_ref for s in sources if s.credentials]
     else:
         servers = (spec.reporting.mlflow, spec.reporting.wandb)
         secrets = [s.secret_ref for s in servers if s and s.secret_ref]
@@ -193,9 +194,7 @@ def _volumes(job: Manifest, spec: FineTuneJobSpec, stage: Stage) -> tuple[list[d
 def _claims(spec: FineTuneJobSpec, stage: Stage) -> dict[str, bool]:
     """Claims that a stage mounts, and whether it writes to them: the destination is looked at in prepare, and written
     in export only."""
-    sources = [spec.model.source, spec.dataset.train.source]
-    if spec.dataset.eval:
-        sources.append(spec.dataset.eval.source)
+    sources = [spec.model.source, *(rows.source for rows in data_sources(spec).values())]
     claims = {_claim(source): False for source in sources if source.startswith("pvc://")}
     destination = spec.output.destination or ""
     if stage in (Stage.PREPARE, Stage.EXPORT) and destination.startswith("pvc://"):

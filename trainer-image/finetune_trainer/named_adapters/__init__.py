@@ -1,0 +1,1 @@
+"""Several adapters on one base: a run for each of them, and what they are together."""
