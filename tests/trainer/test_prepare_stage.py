@@ -117,6 +117,15 @@ def test_the_report_counts_rows_and_tokens(root: Path) -> None:
     assert report.digest.startswith("sha256:")
 
 
+def test_on_a_cpu_time_and_cost_of_training_are_told(root: Path) -> None:
+    _, result = executed(root, policy={"cost": {"perHour": "3600"}})
+    assert result.plan is not None
+    seconds = result.plan.estimated_seconds
+    assert seconds is not None
+    assert result.plan.estimated_cost == f"{seconds}.00 USD"
+    assert f"of training ({seconds}.00 USD)" in result.message
+
+
 def test_the_report_says_how_long_rows_are_and_where_the_longest_stand(root: Path) -> None:
     rows = chat_rows(30)
     for place, words in ((4, 20), (17, 40), (29, 20)):
