@@ -210,6 +210,8 @@ class Reconciler:
         try:
             marked = await self._cluster.delete(deletion)
         except (NotFoundError, ConflictError):
+            if await self._exists(deletion):
+                raise
             marked = None
         else:
             log.info("deleted an object", kind=deletion.kind, child=deletion.name)
@@ -217,6 +219,14 @@ class Reconciler:
             self._store.remove(deletion.kind, deletion.uid)
         else:
             self._store.put(marked)
+
+    async def _exists(self, deletion: Deletion) -> bool:
+        """Whether the very object is there: one that was forgotten by mistake would never be deleted."""
+        try:
+            found = await self._cluster.get(kind_named(deletion.kind), deletion.namespace, deletion.name)
+        except NotFoundError:
+            return False
+        return uid_of(found) == deletion.uid
 
     async def _tell(self, job: Manifest, events: tuple[Event, ...]) -> None:
         """Events are for people: one that cannot be written is logged, and nothing waits for it."""

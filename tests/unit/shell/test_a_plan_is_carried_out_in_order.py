@@ -245,6 +245,21 @@ async def test_events_of_a_stored_status_are_written_though_a_child_was_not(benc
     assert bench.cluster.events == [EVENT]
 
 
+@pytest.mark.parametrize("error", [NotFoundError("not found", code=404), ConflictError("conflict", code=409)])
+async def test_a_child_that_is_said_to_be_gone_and_is_not_is_deleted_again(
+    bench: Bench, error: NotFoundError | ConflictError
+) -> None:
+    child = bench.cluster.seed(child_manifest(bench.job))
+    bench.store.put(child)
+    deletion = Deletion("batch/v1", "Job", "team", child["metadata"]["name"], child["metadata"]["uid"])
+    bench.cluster.faults["delete Job"] = [error]
+    with pytest.raises(type(error)):
+        await bench.reconcile(Plan(delete=(deletion,)))
+    assert len(bench.store.children(bench.job, JOB)) == 1
+    await bench.reconcile(Plan(delete=(deletion,)))
+    assert bench.store.children(bench.job, JOB) == ()
+
+
 @pytest.mark.parametrize("state", ["gone", "replaced by another of its name"])
 async def test_deleting_what_is_not_there_any_more_is_no_error(bench: Bench, state: str) -> None:
     child = bench.cluster.seed(child_manifest(bench.job))
