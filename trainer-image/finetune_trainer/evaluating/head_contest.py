@@ -14,21 +14,17 @@ from finetune_trainer.evaluating.classes import Told, told_by_frequency, told_by
 from finetune_trainer.evaluating.losses import OnRows
 from finetune_trainer.evaluating.measuring import Measurement
 from finetune_trainer.evaluating.records import SAMPLES, write_samples
+from finetune_trainer.evaluating.row_progress import RowProgress
 from finetune_trainer.evaluating.rows import EvalRow
 from finetune_trainer.models.heads import Head, head_of
 from finetune_trainer.models.load import load_model, load_tokenizer, load_tuned
 from finetune_trainer.run import Run
 
 
-def head_passes(run: Run) -> int:
-    """How often the rows go through a model."""
-    return 1 + (run.spec.evaluation.baseline and run.spec.task == "classification")
-
-
-def contest(
-    run: Run, rows: Sequence[EvalRow], metrics: Sequence[str], on_rows: OnRows
-) -> tuple[Measurement, Measurement | None]:
+def contest(run: Run, rows: Sequence[EvalRow], metrics: Sequence[str]) -> tuple[Measurement, Measurement | None]:
     """Measurements of the tuned model and of the baseline, which may not be wanted; keeps samples of both."""
+    asks_words = run.spec.evaluation.baseline and run.spec.task == "classification"
+    on_rows = RowProgress(run, len(rows), len(rows) * (1 + asks_words))
     head = head_of(run)
     assert head is not None  # noqa: S101 - the stage asks for tasks with a head only
     told = told_by_head(load_tuned(run), rows, on_rows)

@@ -5,31 +5,28 @@ nothing: whether the job goes on to export is decided by the gates here.
 """
 
 import gc
-from typing import Any
+from collections.abc import Callable
 
 from finetune_api.contract import StageResult
 from finetune_api.heads import HEAD_FORMATS
 from finetune_api.status import Evaluation, Stage
 from finetune_trainer.errors import GateUnmetError
+from finetune_trainer.evaluating import answer_contest, head_contest, preference_contest
 from finetune_trainer.evaluating.comparing import Difference, difference
 from finetune_trainer.evaluating.gates import judge
-from finetune_trainer.evaluating.generating import stop_ids
-from finetune_trainer.evaluating.head_contest import contest, head_passes
-from finetune_trainer.evaluating.json_metrics import json_metrics
-from finetune_trainer.evaluating.losses import OnRows
-from finetune_trainer.evaluating.measuring import Measurement, Task, measure
-from finetune_trainer.evaluating.models import Contestants
-from finetune_trainer.evaluating.preferences import Opinion, PreferenceTask, measurement, opinion
-from finetune_trainer.evaluating.records import keep_comparison, keep_samples
+from finetune_trainer.evaluating.measuring import Measurement
+from finetune_trainer.evaluating.records import keep_comparison
 from finetune_trainer.evaluating.rows import EvalRow, load_rows
 from finetune_trainer.failures import shortened
-from finetune_trainer.models.load import load_tokenizer
 from finetune_trainer.named_adapters.results import unmet_bars, whole_evaluation
 from finetune_trainer.named_adapters.runs import adapter_runs, named
 from finetune_trainer.ownership import confirm_attempt
 from finetune_trainer.planning.objectives import prefers
 from finetune_trainer.result import finished_before, store
 from finetune_trainer.run import Run
+
+Contest = Callable[[Run, list[EvalRow], list[str]], tuple[Measurement, Measurement | None]]
+"""Run, held-out rows, metrics -> measurements of the tuned model and of the baseline, which may not be wanted."""
 
 
 def execute(run: Run) -> StageResult:
@@ -48,7 +45,7 @@ def execute(run: Run) -> StageResult:
 def _evaluated(run: Run) -> StageResult:
     """Figures and verdicts, whatever they are."""
     rows = load_rows(run.workspace.eval_rows, run.spec.evaluation.max_rows, run.spec.dataset.shuffle_seed)
-    tuned, baseline = _classes(run, rows) if run.spec.task in HEAD_FORMATS else _words(run, rows)
+    tuned, baseline = _contest(run)(run, rows, _metrics(run))
     differences = _differences(tuned, baseline, run.spec.training.seed)
     keep_comparison(run.workspace, differences)
     return StageResult(
@@ -81,76 +78,11 @@ def _adapters_evaluated(run: Run, parts: list[Run]) -> StageResult:
     )
 
 
-def _classes(run: Run, rows: list[EvalRow]) -> tuple[Measurement, Measurement | None]:
-    return contest(run, rows, _metrics(run), _Progress(run, len(rows), head_passes(run) * len(rows)))
-
-
-def _words(run: Run, rows: list[EvalRow]) -> tuple[Measurement, Measurement | None]:
-    tuned, baseline, task = _measured(run, rows)
-    keep_samples(run.workspace, task, tuned, baseline)
-    return tuned, baseline
-
-
-def _measured(run: Run, rows: list[EvalRow]) -> tuple[Measurement, Measurement | None, Task]:
-    contestants = Contestants(run)
-    tokenizer = load_tokenizer(run.workspace.tuned)
-    model = contestants.tuned()
-    fields: dict[str, Any] = {
-        "rows": rows,
-        "metrics": _metrics(run),
-        "tokenizer": tokenizer,
-        "stops": stop_ids(model, tokenizer, rows),
-        "max_new_tokens": run.spec.evaluation.generation.max_new_tokens,
-    }
-    if prefers(run.spec):
-        training = run.spec.training
-        judged = PreferenceTask(**fields, objective=training.objective, beta=training.beta)
-        on_rows = _Progress(run, len(rows), judged.passes * (2 if _asks_base(run, judged) else 1))
-        found = opinion(model, judged, on_rows)
-        del model  # as below
-        return *_preferences(run, contestants, judged, found, on_rows), judged
-    task = Task(**fields, **_json_metrics(run))
-    on_rows = _Progress(run, len(rows), task.passes * (2 if run.spec.evaluation.baseline else 1))
-    tuned = measure(model, task, on_rows)
-    del model  # the base of a fully tuned model needs its room
-    if not run.spec.evaluation.baseline:
-        return tuned, None, task
-    with contestants.baseline() as model:
-        return tuned, measure(model, task, on_rows), task
-
-
-def _json_metrics(run: Run) -> dict[str, Any]:
-    if run.spec.task != "extraction":
-        return {}
-    return {"answer_metrics": json_metrics(run.spec.dataset.answer_schema)}
-
-
-def _asks_base(run: Run, task: PreferenceTask) -> bool:
-    """Whether the untouched model is asked: to compare with it, or because the loss does."""
-    return run.spec.evaluation.baseline or task.needs_reference
-
-
-def _preferences(
-    run: Run, contestants: Contestants, task: PreferenceTask, tuned: Opinion, on_rows: OnRows
-) -> tuple[Measurement, Measurement | None]:
-    if not _asks_base(run, task):
-        return measurement(task, tuned, None), None
-    with contestants.baseline() as model:
-        reference = opinion(model, task, on_rows)
-    baseline = measurement(task, reference, reference) if run.spec.evaluation.baseline else None
-    return measurement(task, tuned, reference), baseline
-
-
-class _Progress:
-    """Counts rows through the models; reports them as rows of the data, which pass several times."""
-
-    def __init__(self, run: Run, rows: int, passes: int) -> None:
-        self._run, self._rows, self._passes, self._done = run, rows, passes, 0
-        run.progress.update(0, rows)
-
-    def __call__(self, passed: int) -> None:
-        self._done += passed
-        self._run.progress.update(self._rows * self._done // self._passes, self._rows)
+def _contest(run: Run) -> Contest:
+    """How tuned and untouched model are compared in this task."""
+    if run.spec.task in HEAD_FORMATS:
+        return head_contest.contest
+    return preference_contest.contest if prefers(run.spec) else answer_contest.contest
 
 
 def _metrics(run: Run) -> list[str]:
