@@ -10,7 +10,8 @@ from finetune_api.spec import DataSource, FineTuneJobSpec
 
 TASKS = ("chat", "completion", "summarization", "extraction", "preference", *HEAD_FORMATS)
 OBJECTIVES = ("sft", "pretrain", "dpo", "orpo", "kto")
-SOURCE_SCHEMES = ("pvc", "hf", "s3")
+OBJECT_SCHEMES = ("s3", "gs", "az")
+SOURCE_SCHEMES = ("pvc", "hf", *OBJECT_SCHEMES)
 DESTINATION_SCHEMES = ("pvc",)
 FORMATS = ("auto", "messages", "prompt-completion", "text", "preference", *HEAD_FORMATS.values())
 STRATEGIES = ("auto", "none")
