@@ -12,6 +12,7 @@ import pyarrow.parquet  # type: ignore[import-untyped]
 import pytest
 import yaml
 
+from finetune_api.names import OUTPUT_ENV_PREFIX
 from finetune_api.support import unsupported
 from finetune_trainer.errors import InvalidDataError
 from finetune_trainer.stages import prepare
@@ -90,6 +91,7 @@ def test_every_manifest_is_prepared_as_the_page_says(
     for scheme in [scheme for scheme in SCHEMES if f"{scheme}://" in manifest]:
         for variable, value in request.getfixturevalue("servers")[scheme].environment.items():
             monkeypatch.setenv(variable, value)
+            monkeypatch.setenv(OUTPUT_ENV_PREFIX + variable, value)
     (tmp_path / "claims").symlink_to(claims, target_is_directory=True)
     run = make_run(tmp_path, **yaml.safe_load(manifest)["spec"])
     assert unsupported(run.spec) == []

@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 
@@ -31,6 +32,7 @@ from finetune_trainer.stages import prepare
 from gcs_server import service_account_key
 from object_servers import SCHEMES, Scheme, Server, forget_keys, object_server
 from tiny_models import build_tiny_model
+from tls_tunnel import tls_tunnel
 from trainer_requests import make_run
 
 pytestmark = pytest.mark.trainer
@@ -249,6 +251,20 @@ def test_a_store_that_does_not_answer_is_unavailable(
     monkeypatch.setenv(scheme.address, server.environment[scheme.address].replace(host, "127.0.0.1:9"))
     message = refused(tmp_path, uri, SourceUnavailableError)
     assert message.startswith(f"{uri('models/team/tiny')}: the store did not answer: ")
+
+
+def test_a_certificate_is_trusted_only_by_the_authorities_of_the_machine(
+    tmp_path: Path, scheme: Scheme, server: Server, uri: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    address = urlsplit(server.environment[scheme.address])
+    with tls_tunnel(address.port or 0, tmp_path) as (port, authority):
+        monkeypatch.setenv(scheme.address, f"https://127.0.0.1:{port}{address.path}")
+        monkeypatch.delenv("SSL_CERT_FILE", raising=False)
+        with pytest.raises(SourceUnavailableError, match=r"(?i)ssl|certificate"):
+            bring_objects(uri("data/set"), tmp_path / "copy", lambda names: names)
+        monkeypatch.setenv("SSL_CERT_FILE", str(authority))
+        copy = bring_objects(uri("data/set"), tmp_path / "copy", lambda names: names)
+    assert (copy / "test.jsonl").read_bytes() == OBJECTS["data/set/test.jsonl"]
 
 
 def test_an_address_that_is_none_is_named(

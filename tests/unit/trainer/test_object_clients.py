@@ -8,6 +8,7 @@ from urllib.parse import urlsplit
 import pytest
 
 from finetune_trainer.errors import InvalidSpecError
+from finetune_trainer.local_run import _environment
 from finetune_trainer.object_clients import _authority, _azure_account, _first_line, open_store, output_environment
 
 KEY = "a2V5"
@@ -118,3 +119,17 @@ def test_the_destination_has_keys_of_its_own() -> None:
         "SSL_CERT_FILE": "/etc/authorities.pem",
     }
     assert output_environment({"AWS_ACCESS_KEY_ID": "of the data"}) == {}
+
+
+@pytest.mark.parametrize(
+    ("own", "want"),
+    [
+        ({"AWS_REGION": "a", "HOME": "/h"}, {"OUTPUT_AWS_REGION": "a"}),
+        ({"AWS_REGION": "a", "OUTPUT_DIR": "x"}, {"OUTPUT_AWS_REGION": "a"}),
+        ({"AWS_REGION": "a", "OUTPUT_GOOGLE_OAUTH_ACCESS_TOKEN": "b"}, {}),
+    ],
+)
+def test_without_kubernetes_the_same_keys_serve_sources_and_destination(
+    own: dict[str, str], want: dict[str, str]
+) -> None:
+    assert _environment(own) == own | want
