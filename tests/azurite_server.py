@@ -22,6 +22,7 @@ from local_cluster.lock import exclusive
 from server_process import wait_healthy
 
 LOCK = Path(__file__).parents[1] / "requirements" / "azurite"
+PUBLIC = "public"
 ACCOUNT = "tests"
 KEY = base64.b64encode(b"the key of the account of the tests").decode()
 VERSION = "2021-12-02"
@@ -59,9 +60,10 @@ class AzuriteServer:
             "AZURE_STORAGE_SERVICE_ENDPOINT": self.url,
         }
 
-    def make_bucket(self, name: str, **headers: str) -> None:
-        """Create a container."""
-        self._call("PUT", f"{name}?restype=container", b"", headers)
+    def make_bucket(self, name: str) -> None:
+        """Create a container; everybody may read the one called `public`."""
+        access = {"x-ms-blob-public-access": "container"} if name == PUBLIC else {}
+        self._call("PUT", f"{name}?restype=container", b"", access)
 
     def put(self, key: str, content: bytes) -> None:
         """Store a blob; `key` begins with its container."""

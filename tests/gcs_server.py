@@ -1,8 +1,8 @@
 """A real server of Google Cloud Storage's interface, fake-gcs-server, as a process of the tests.
 
 It asks nobody for a key, so a gate in front of it does, in Google's words: an access token, or a token that the
-service account of `service_account_key` has signed. Without Go and without a cached program no test can start it, and
-the error says so.
+service account of `service_account_key` has signed, except for a bucket called `public`. Without Go and without a
+cached program no test can start it, and the error says so.
 """
 
 import base64
@@ -28,6 +28,7 @@ from local_cluster import binaries, ports
 from server_process import wait_healthy
 
 WRITER, READER = "tests-writer-token", "tests-reader-token"
+PUBLIC = "public"
 ACCOUNT = "tests@project.iam.gserviceaccount.com"
 START_SECONDS = 30.0
 HEALTH = "/_internal/healthcheck"
@@ -150,6 +151,8 @@ class _Gate(BaseHTTPRequestHandler):
 
     def _refusal(self) -> tuple[int, str] | None:
         given = self.headers.get("Authorization") or ""
+        if self.command == "GET" and f"/b/{PUBLIC}/" in self.path:
+            return None
         if not given:
             return 401, "Anonymous caller does not have storage.objects.get access to the Google Cloud Storage object."
         token = given.removeprefix("Bearer ")

@@ -231,6 +231,19 @@ def test_every_way_in_that_the_docs_name_is_one(
         assert (copy / "test.jsonl").read_bytes() == OBJECTS["data/set/test.jsonl"]
 
 
+@pytest.mark.parametrize("store", ["gs", "az"])
+def test_what_everybody_may_read_needs_no_keys(store: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "server").mkdir()
+    with object_server(store, tmp_path / "server", "public") as running:
+        running.put("public/set/a.jsonl", LINES)
+        for name, value in running.environment.items():
+            monkeypatch.setenv(name, value)
+        for name in SCHEMES[store].keys:
+            monkeypatch.delenv(name)
+        copy = bring_objects(f"{store}://public/set", tmp_path / "copy", lambda names: names)
+    assert (copy / "a.jsonl").read_bytes() == LINES
+
+
 def test_a_service_accounts_key_that_is_none_is_told_from_a_store_that_is_down(
     server: Server, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

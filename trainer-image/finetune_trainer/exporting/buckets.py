@@ -8,7 +8,7 @@ with it when all of it has arrived.
 import hashlib
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from finetune_trainer.errors import OutputUnwritableError, SourceUnavailableError
@@ -64,7 +64,7 @@ class BucketDestination(Destination):
         self._send(arriving, iter([content]))
         with self._store.errors():
             self._store.files.copy_file(arriving, self._key(name))
-            self._store.files.delete_file(arriving)
+        self._delete(arriving)
 
     def holds(self, name: str) -> bool:
         """Whether there is an object `name`, or any below it."""
@@ -127,7 +127,8 @@ class BucketDestination(Destination):
         return f"{self._store.path}/{name}"
 
     def _try_to_write(self) -> None:
-        key = self._key(f"{self._prefix}may-write")
+        request = self._run.request
+        key = self._key(f"{self._prefix}{request.stage}-{request.attempt}-may-write")
         self._send(key, iter([b"written to find out whether these keys may write\n"]))
         self._delete(key)
 
@@ -143,7 +144,8 @@ class BucketDestination(Destination):
             target.close()
 
     def _delete(self, key: str) -> None:
-        with self._store.errors():
+        """Delete an object; a leftover attempt may have been first."""
+        with self._store.errors(), suppress(FileNotFoundError):
             self._store.files.delete_file(key)
 
     def _record(self, key: str, folder: str) -> FileRecord:
