@@ -26,7 +26,7 @@ PUBLIC = "public"
 ACCOUNT = "tests"
 KEY = base64.b64encode(b"the key of the account of the tests").decode()
 VERSION = "2021-12-02"
-START_SECONDS = 60.0
+START_SECONDS = 180.0
 
 
 def sas_token(permissions: str = "rwdlac") -> str:

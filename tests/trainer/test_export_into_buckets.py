@@ -201,6 +201,8 @@ def test_a_file_at_the_top_stays_as_it_is_while_the_next_one_is_on_its_way(
     with pytest.raises(InterruptedError):
         BucketDestination(run).write("report.json", b"new")
     assert published(server, place)["report.json"] == b"old"
+    for stream in streams:
+        stream.close()  # while there still is a server
 
 
 def test_a_file_of_many_pieces_arrives_whole(
