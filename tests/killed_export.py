@@ -23,13 +23,19 @@ KILL_POINTS = {
     "before the card": ("stages.export", "model_card", 1),
 }
 """Where: a module of finetune_trainer, or a class in it, a function there, and the call at which the process ends."""
+UPLOAD_KILL_POINTS = {
+    "between two objects": ("exporting.buckets:BucketDestination", "_send", 4),
+    "before the artefact is in the report": ("exporting.report:Report", "add", 1),
+    "before the card": ("stages.export", "model_card", 1),
+}
+"""The same for a bucket."""
 
 
 def export_until(point: str, root: Path) -> int | None:
     """Export the run in `root` until `point`; returns the exit code of the process."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["finetune_trainer.stages.export", "tuned_runs"])
-    process = context.Process(target=_export, args=(point, root))
+    process = context.Process(target=_export, args=(point, root, dict(os.environ)))
     process.start()
     process.join()
     return process.exitcode
@@ -45,10 +51,11 @@ def reopened(root: Path) -> Run:
     return Run(request, Workspace(root / "workspace"), lambda claim: root / "claims" / claim, RecordedProgress())
 
 
-def _export(point: str, root: Path) -> None:
+def _export(point: str, root: Path, environment: dict[str, str]) -> None:
     from finetune_trainer.stages import export
 
-    _die_at(*KILL_POINTS[point])
+    os.environ.update(environment)  # that of the fork server is of the day it was started
+    _die_at(*(KILL_POINTS | UPLOAD_KILL_POINTS)[point])
     export.execute(reopened(root))
 
 

@@ -40,17 +40,25 @@ class S3Server:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(content)
 
+    def objects(self, bucket: str) -> dict[str, bytes]:
+        """Every object of a bucket, by its key."""
+        files = [path for path in (self.folder / bucket).rglob("*") if path.is_file()]
+        return {path.relative_to(self.folder / bucket).as_posix(): path.read_bytes() for path in files}
+
 
 @contextmanager
-def s3_server(folder: Path) -> Iterator[S3Server]:
-    """A server whose objects and log lie in `folder`; it ends with the block."""
+def s3_server(folder: Path, *buckets: str, readonly: bool = False) -> Iterator[S3Server]:
+    """A server with `buckets`, whose objects and log lie in `folder`; it ends with the block."""
     objects = folder / "buckets"
     objects.mkdir(parents=True)
+    for bucket in buckets:
+        (objects / bucket).mkdir()
     (port,) = ports.free(1)
     command = [
         str(binaries.path("versitygw")),
         "--access", ACCESS_KEY, "--secret", SECRET_KEY,
         "--port", f"127.0.0.1:{port}", "--region", "us-east-1", "--health", "/health",
+        *(["--readonly"] if readonly else []),
         "posix", "--sidecar", str(folder / "metadata"), str(objects),
     ]  # fmt: skip
     (folder / "metadata").mkdir()

@@ -7,13 +7,15 @@ import urllib.request
 from pathlib import Path
 
 
-def wait_healthy(process: "subprocess.Popen[bytes]", port: int, log: Path, seconds: float) -> None:
-    """Wait until /health of the server at `port` answers with success."""
+def wait_healthy(
+    process: "subprocess.Popen[bytes]", port: int, log: Path, seconds: float, path: str = "/health"
+) -> None:
+    """Wait until `path` of the server at `port` answers with success."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
         assert process.poll() is None, log.read_text()
         try:
-            with urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=1):
+            with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=1):
                 return
         except (urllib.error.URLError, ConnectionError, TimeoutError):
             time.sleep(0.05)

@@ -36,6 +36,9 @@ PROGRESS_PORT = 9464
 
 STAGE_CONTAINER = "stage"
 
+OUTPUT_ENV_PREFIX = "OUTPUT_"
+"""In front of the variables of the Secret in output.credentials, so that they never mix with those of a source."""
+
 
 def workspace_claim(job_name: str) -> str:
     """Name of the claim that the operator makes for a job that names none."""

@@ -598,9 +598,10 @@ class OutputSpec(ApiModel):
     """Where results go."""
 
     destination: DestinationUri | None = None
-    """Where artefacts are published; when absent they stay in the job's workspace and go with it."""
+    """Where artefacts are published: pvc://claim/path, s3://, gs://, az://; when absent they stay in the job's
+    workspace and go with it."""
     credentials: SecretRef | None = None
-    """Secret for the destination."""
+    """Secret for a destination in a bucket; those of the sources are not used for it."""
     workspace: Workspace = Workspace()
     """Scratch and checkpoints."""
 

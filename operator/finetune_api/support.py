@@ -11,8 +11,9 @@ from finetune_api.spec import DataSource, FineTuneJobSpec, ModelSpec
 
 TASKS = ("chat", "completion", "summarization", "extraction", "preference", *HEAD_FORMATS)
 OBJECTIVES = ("sft", "pretrain", "dpo", "orpo", "kto")
-SOURCE_SCHEMES = ("pvc", "hf", "s3")
-DESTINATION_SCHEMES = ("pvc",)
+OBJECT_SCHEMES = ("s3", "gs", "az")
+SOURCE_SCHEMES = ("pvc", "hf", *OBJECT_SCHEMES)
+DESTINATION_SCHEMES = ("pvc", *OBJECT_SCHEMES)
 FORMATS = ("auto", "messages", "prompt-completion", "text", "preference", *HEAD_FORMATS.values())
 STRATEGIES = ("auto", "none")
 EXPORT_FORMATS = ("peft", "safetensors", "onnx")
@@ -43,8 +44,7 @@ def _unsupported(spec: FineTuneJobSpec) -> Iterator[str]:
     yield from _credentials(spec)
     yield from _present(spec)
     yield from _exports(spec)
-    if spec.output.destination:
-        yield from _outside("output.destination", _scheme(spec.output.destination), DESTINATION_SCHEMES)
+    yield from _destination(spec)
 
 
 def _sources(spec: FineTuneJobSpec) -> Iterator[str]:
@@ -67,7 +67,6 @@ def _credentials(spec: FineTuneJobSpec) -> Iterator[str]:
 def _present(spec: FineTuneJobSpec) -> Iterator[str]:
     asked = {
         "distributed.minNodes": spec.distributed.min_nodes,
-        "output.credentials": spec.output.credentials,
     }
     yield from (field for field, value in asked.items() if value)
 
@@ -81,6 +80,15 @@ def _exports(spec: FineTuneJobSpec) -> Iterator[str]:
         if export.format == "onnx":
             yield from _outside(f"exports[{i}].device", export.device, ("cpu",))
             yield from _outside(f"exports[{i}].provider", export.provider, ONNX_PROVIDERS)
+
+
+def _destination(spec: FineTuneJobSpec) -> Iterator[str]:
+    destination = spec.output.destination
+    if destination:
+        yield from _outside("output.destination", _scheme(destination), DESTINATION_SCHEMES)
+    if spec.output.credentials and (not destination or _scheme(destination) == "pvc"):
+        where = "pvc://" if destination else "no output.destination"
+        yield f"output.credentials={spec.output.credentials.secret_ref} with {where}"
 
 
 def _outside(field: str, value: object, supported: tuple[object, ...]) -> Iterator[str]:

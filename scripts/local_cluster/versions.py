@@ -12,6 +12,7 @@ HELM = "4.3.1"
 KIND = "0.33.0"
 KUEUE = "0.19.0"
 VERSITYGW = "1.8.0"
+FAKE_GCS_SERVER = "1.56.1"
 OWN = "1"  # our own small programs; their cache key also holds a hash of their source
 
 
@@ -127,6 +128,13 @@ _TABLE = (
         package="github.com/versity/versitygw/cmd/versitygw",
         link_flags=f"-X main.Version={VERSITYGW}",
         minutes=2,
+    ),
+    Component(
+        name="fake-gcs-server",
+        version=FAKE_GCS_SERVER,
+        module="fake-gcs-server",
+        package="github.com/fsouza/fake-gcs-server",
+        minutes=3,
     ),
     Component(name="storage-provisioner", version=OWN, module="storage-provisioner", package=".", minutes=0.5),
     Component(name="pause", version=OWN, module="pause", package=".", minutes=0.1),

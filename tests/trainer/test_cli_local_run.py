@@ -8,6 +8,7 @@ import pytest
 
 from finetune_api.exit_codes import ExitCode
 from finetune_trainer.cli import main
+from s3_server import s3_server
 from tiny_models import build_tiny_model
 
 pytestmark = pytest.mark.trainer
@@ -47,6 +48,18 @@ def test_a_dry_run_prepares_and_shows_the_plan(root: Path, capfd: pytest.Capture
     assert "== train" not in shown.out
     assert "stage started" in shown.err
     assert (root / "out" / "workspace" / "plan.json").exists()
+
+
+def test_the_keys_of_this_machine_are_also_those_of_the_destination(
+    root: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with s3_server(tmp_path_factory.mktemp("s3"), "out") as server:
+        for name, value in server.environment.items():
+            monkeypatch.setenv(name, value)
+        for bucket, code in (("out", ExitCode.DONE), ("nobucket", ExitCode.OUTPUT_UNWRITABLE)):
+            (root / "job.yaml").write_text(f"{JOB}  output: {{destination: 's3://{bucket}/bot'}}\n")
+            assert run(root) == code
+        assert server.objects("out") == {}
 
 
 def test_a_stage_that_is_done_is_announced_again(root: Path, capfd: pytest.CaptureFixture[str]) -> None:

@@ -5,16 +5,18 @@ import re
 import shutil
 import zipfile
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pyarrow.parquet  # type: ignore[import-untyped]
 import pytest
 import yaml
 
+from finetune_api.names import OUTPUT_ENV_PREFIX
 from finetune_api.support import unsupported
 from finetune_trainer.errors import InvalidDataError
 from finetune_trainer.stages import prepare
-from s3_server import S3Server, s3_server
+from object_servers import SCHEMES, Server, object_server
 from tiny_models import build_tiny_model
 from trainer_requests import make_run
 
@@ -56,10 +58,16 @@ def make_files(chat: Path, made: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def server(claims: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
-    with s3_server(tmp_path_factory.mktemp("s3")) as running:
-        for claim in ("models", "data"):
-            shutil.copytree(claims / claim, running.folder / claim)
+def servers(claims: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Server]]:
+    """A store of each kind with the files of the claims."""
+    with ExitStack() as stack:
+        running = {
+            scheme: stack.enter_context(object_server(scheme, tmp_path_factory.mktemp(scheme), "models", "data"))
+            for scheme in SCHEMES
+        }
+        for file in [file for file in claims.rglob("*") if file.is_file()]:
+            for server in running.values():
+                server.put(file.relative_to(claims).as_posix(), file.read_bytes())
         yield running
 
 
@@ -79,11 +87,13 @@ def test_every_manifest_is_prepared_as_the_page_says(
     request: pytest.FixtureRequest,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    if "s3://" in (EXAMPLES / f"{name}.yaml").read_text():
-        for variable, value in request.getfixturevalue("server").environment.items():
+    manifest = (EXAMPLES / f"{name}.yaml").read_text()
+    for scheme in [scheme for scheme in SCHEMES if f"{scheme}://" in manifest]:
+        for variable, value in request.getfixturevalue("servers")[scheme].environment.items():
             monkeypatch.setenv(variable, value)
+            monkeypatch.setenv(OUTPUT_ENV_PREFIX + variable, value)
     (tmp_path / "claims").symlink_to(claims, target_is_directory=True)
-    run = make_run(tmp_path, **yaml.safe_load((EXAMPLES / f"{name}.yaml").read_text())["spec"])
+    run = make_run(tmp_path, **yaml.safe_load(manifest)["spec"])
     assert unsupported(run.spec) == []
     report = prepare.execute(run).dataset
     assert report is not None

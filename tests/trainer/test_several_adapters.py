@@ -91,6 +91,26 @@ def test_each_adapter_gets_rows_and_a_plan_and_the_job_their_sum(root: Path) -> 
     assert progress_of(run).updates[-1]["step"] == progress_of(run).updates[-1]["total_steps"]
 
 
+def test_a_prepare_that_was_killed_after_the_first_adapter_is_repeated_as_if_it_had_not_been(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    encoded = prepare._prepared
+
+    def dies_at_the_second(run: Run, *arguments: Any) -> Any:
+        if run.workspace.adapter == "italian":
+            raise CrashError
+        return encoded(run, *arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(prepare, "_prepared", dies_at_the_second)
+        with pytest.raises(CrashError):
+            prepare.execute(adapter_run(root, Stage.PREPARE, "twice"))
+    run = adapter_run(root, Stage.PREPARE, "twice", attempt=2)
+    assert not run.workspace.plan.exists()
+    found, want = prepare.execute(run), prepare.execute(adapter_run(root, Stage.PREPARE, "once"))
+    assert (found.plan, found.dataset, found.message) == (want.plan, want.dataset, want.message)
+
+
 def test_a_finding_in_the_data_names_the_adapter(root: Path, tmp_path: Path) -> None:
     write_rows(root / "claims" / "data" / "odd.jsonl", [*chat_rows("italian"), {"messages": []}])
     adapters = [{"name": "french", "dataset": source("french")}, {"name": "italian", "dataset": source("odd")}]

@@ -14,7 +14,7 @@ StageError
 ├── StrategyMismatchError   the strategy that runs is not the one asked for
 ├── ParityError             an export that computes something else
 ├── GateUnmetError          a bar of the evaluation that is not cleared
-├── OutputUnwritableError   a full or read-only volume
+├── OutputUnwritableError   a full or read-only volume, a bucket that may not be written
 ├── TrainerTooOldError      a request from a newer operator
 └── PreemptedError          asked to stop; a checkpoint is saved
 """
@@ -124,7 +124,7 @@ class GateUnmetError(StageError):
 
 
 class OutputUnwritableError(StageError):
-    """A full or read-only volume."""
+    """A full or read-only volume, a bucket that may not be written, or a destination that is somebody else's."""
 
     exit_code = ExitCode.OUTPUT_UNWRITABLE
 

@@ -10,6 +10,7 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
 
 from pydantic import ValidationError
@@ -17,9 +18,11 @@ from pydantic import ValidationError
 from finetune_api.adapters import data_sources
 from finetune_api.contract import JobRef, StageRequest, StageResult, parse_result
 from finetune_api.exit_codes import REASON_OF, ExitCode
+from finetune_api.names import OUTPUT_ENV_PREFIX
 from finetune_api.status import Stage
 from finetune_api.v1alpha1 import FineTuneJob
 from finetune_trainer.errors import InvalidSpecError, SourceNotFoundError, StageError
+from finetune_trainer.object_clients import STORE_VARIABLES
 from finetune_trainer.result import spec_digest
 from finetune_trainer.stage_runner import summarized
 
@@ -105,7 +108,8 @@ def _run_stage(request: StageRequest, output: Path, claims: dict[str, Path]) -> 
     message.write_text("")
     _say(f"== {request.stage}")
     started = time.monotonic()
-    code = subprocess.run(_command(request, request_file, message, output, claims), check=False).returncode
+    command = _command(request, request_file, message, output, claims)
+    code = subprocess.run(command, check=False, env=_environment(os.environ)).returncode
     _say(f"== {request.stage} took {time.monotonic() - started:.0f} s")
     return _as_exit_code(code), parse_result(message.read_text())
 
@@ -125,6 +129,14 @@ def _command(request: StageRequest, file: Path, message: Path, output: Path, cla
         "text",
         *named,
     ]
+
+
+def _environment(own: Mapping[str, str]) -> dict[str, str]:
+    """This machine's variables; keys of stores are also those of output.destination, unless it has keys of its own."""
+    of_stores = {name: value for name, value in own.items() if name.startswith(STORE_VARIABLES)}
+    for_output = {f"{OUTPUT_ENV_PREFIX}{name}": value for name, value in of_stores.items()}
+    given = any(name.startswith(tuple(OUTPUT_ENV_PREFIX + start for start in STORE_VARIABLES)) for name in own)
+    return {**own} if given else {**own, **for_output}
 
 
 def _as_exit_code(code: int) -> int:

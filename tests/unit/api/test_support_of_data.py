@@ -23,9 +23,18 @@ def refused(**parts: Any) -> list[str]:
             {"task": "token-classification", "exports": [{"name": "a", "format": "onnx", "precision": "int4"}]},
             ["exports[0].precision=int4"],
         ),
-        ({"model": {"source": "gs://models/tiny"}}, ["model.source=gs"]),
-        ({"dataset": {"train": {"source": "az://d/t.jsonl"}}}, ["dataset.train.source=az"]),
-        ({"output": {"destination": "s3://models/bot"}}, ["output.destination=s3"]),
+        ({"model": {"source": "gs://models/tiny"}, "dataset": {"train": {"source": "az://d/t.jsonl"}}}, []),
+        ({"model": {"source": "oci://registry/tiny"}}, ["model.source=oci"]),
+        *(
+            ({"output": {"destination": f"{scheme}://models/bot", "credentials": {"secretRef": "k"}}}, [])
+            for scheme in ("s3", "gs", "az")
+        ),
+        ({"output": {"destination": "hf://org/bot"}}, ["output.destination=hf"]),
+        (
+            {"output": {"destination": "pvc://models/bot", "credentials": {"secretRef": "k"}}},
+            ["output.credentials=k with pvc://"],
+        ),
+        ({"output": {"credentials": {"secretRef": "k"}}}, ["output.credentials=k with no output.destination"]),
         ({"model": {"source": "pvc://m/tiny", "revision": "v1"}}, ["model.revision=v1 with pvc://"]),
         ({"model": {"source": "hf://org/tiny", "revision": "v1"}}, []),
     ],
@@ -75,3 +84,8 @@ def test_two_secrets_for_one_kind_of_source_would_hide_each_other() -> None:
     assert refused(dataset={"train": keys("a"), "eval": keys("b")}) == ["dataset.eval.credentials=b beside a for s3://"]
     assert refused(dataset={"train": keys("a"), "eval": keys("a")}) == []
     assert refused(model=keys("hub", "hf://org/tiny"), dataset={"train": keys("a")}) == []
+
+
+def test_the_destination_may_have_another_secret_than_the_sources() -> None:
+    output = {"destination": "s3://models/bot", "credentials": {"secretRef": "b"}}
+    assert refused(dataset={"train": keys("a")}, output=output) == []

@@ -90,6 +90,18 @@ def _volumes(world: World) -> list[dict[str, Any]]:
     return volumes
 
 
+def test_a_model_in_a_bucket_is_read_with_the_keys_that_the_job_names() -> None:
+    world = World(
+        make_job("second").with_spec(model={"source": "job://first", "credentials": {"secretRef": "s3-keys"}}).obj()
+    )
+    world.parent = parent("Succeeded", MERGED | {"uri": "s3://models/first/merged"})
+    world.settle()
+    [request] = requests(world)
+    assert request["spec"]["model"]["source"] == "s3://models/first/merged"
+    [job] = world.jobs.values()
+    assert job["spec"]["template"]["spec"]["containers"][0]["envFrom"] == [{"secretRef": {"name": "s3-keys"}}]
+
+
 def test_once_begun_it_does_not_need_the_other_job() -> None:
     world = child()
     world.parent = parent("Succeeded", MERGED)

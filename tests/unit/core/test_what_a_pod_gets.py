@@ -98,6 +98,20 @@ def test_the_rows_of_every_adapter_are_mounted_and_their_secrets_reach_prepare()
 
 
 @pytest.mark.parametrize("stage", STAGES)
+def test_keys_of_the_destination_reach_prepare_and_export_under_names_of_their_own(stage: Stage) -> None:
+    keys = {"secretRef": "s3-read"}
+    pod = pod_of_stage(
+        stage,
+        model={"source": "s3://models/tiny", "credentials": keys},
+        output={"destination": "s3://models/bot", "credentials": {"secretRef": "s3-write"}},
+    )["spec"]
+    source = {"secretRef": {"name": "s3-read"}}
+    output = {"prefix": "OUTPUT_", "secretRef": {"name": "s3-write"}}
+    want = {Stage.PREPARE: [source, output], Stage.EXPORT: [output]}.get(stage, [])
+    assert pod["containers"][0]["envFrom"] == want
+
+
+@pytest.mark.parametrize("stage", STAGES)
 def test_prepare_may_look_at_the_destination_and_only_export_write_to_it(stage: Stage) -> None:
     pod = pod_of_stage(stage, output={"destination": "pvc://published/bot"})["spec"]
     mounts = {m["mountPath"]: m.get("readOnly", False) for m in pod["containers"][0]["volumeMounts"]}
@@ -126,6 +140,18 @@ def test_a_prepare_that_downloads_gets_out_and_no_other_stage() -> None:
     _, download = network_policies(job, FineTuneJobSpec.model_validate(job["spec"]), CONFIGURATION)
     assert download["spec"]["podSelector"]["matchLabels"][names.LABEL_STAGE] == "prepare"
     assert download["spec"]["egress"] == [{}]
+
+
+@pytest.mark.parametrize("scheme", ["s3", "gs", "az"])
+def test_an_export_into_a_bucket_gets_out_and_so_does_the_prepare_that_tries_it(scheme: str) -> None:
+    job = make_job().with_spec(output={"destination": f"{scheme}://models/bot"}).obj()
+    policies = network_policies(job, FineTuneJobSpec.model_validate(job["spec"]), CONFIGURATION)
+    open_to = {
+        policy["spec"]["podSelector"]["matchLabels"].get(names.LABEL_STAGE): policy["spec"]["egress"]
+        for policy in policies
+    }
+    assert open_to == {None: [], "prepare": [{}], "export": [{}]}
+    assert len({policy["metadata"]["name"] for policy in policies}) == 3
 
 
 REPORTING = {

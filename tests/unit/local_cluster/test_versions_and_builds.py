@@ -10,7 +10,7 @@ from local_cluster.errors import BinaryUnavailableError
 from local_cluster.versions import COMPONENTS, Component
 
 OWN_PROGRAMS = {"pause", "storage-provisioner"}
-BUILT = {"kueue", "versitygw"}
+BUILT = {"fake-gcs-server", "kueue", "versitygw"}
 """Released as images, or for architectures by other names; the program itself is built."""
 
 

@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 
 from finetune_trainer.errors import OutputUnwritableError, ParityError
+from finetune_trainer.exporting.destinations import check_destination
 from finetune_trainer.exporting.digests import digest, list_files
-from finetune_trainer.exporting.publishing import Destination, check_destination, workspace_uri, writing
+from finetune_trainer.exporting.publishing import FolderDestination, workspace_uri, writing
 from finetune_trainer.run import Run, Workspace
 from tuned_runs import make_run
 
@@ -23,7 +24,7 @@ def run_into(root: Path, destination: str | None = "pvc://out/bot", **settings: 
     return make_run(root, model, exports=EXPORTS, destination=destination, **settings)
 
 
-def own(destination: Destination, uid: str = "uid-1") -> None:
+def own(destination: FolderDestination, uid: str = "uid-1") -> None:
     destination.folder.mkdir(parents=True, exist_ok=True)
     destination.report.write_text(json.dumps({"job": {"uid": uid}}))
 
@@ -32,35 +33,35 @@ def names(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir())
 
 
-def publish(destination: Destination, text: str) -> None:
+def publish(destination: FolderDestination, text: str) -> None:
     with destination.staged("adapter") as folder:
         (folder / "weights").write_text(text)
         destination.publish(folder, "adapter")
 
 
 def test_a_published_artefact_replaces_the_jobs_own_and_leaves_nothing_else(tmp_path: Path) -> None:
-    destination = Destination(run_into(tmp_path))
+    destination = FolderDestination(run_into(tmp_path))
     publish(destination, "old")
     publish(destination, "new")
     assert names(destination.folder) == ["adapter"]
     assert (destination.folder / "adapter" / "weights").read_text() == "new"
 
 
-def _fail_while_writing(destination: Destination) -> None:
+def _fail_while_writing(destination: FolderDestination) -> None:
     with destination.staged("adapter") as folder:
         (folder / "weights").write_text("wrong")
         raise ParityError("not the same")
 
 
 def test_an_artefact_that_fails_on_the_way_is_not_there(tmp_path: Path) -> None:
-    destination = Destination(run_into(tmp_path))
+    destination = FolderDestination(run_into(tmp_path))
     with pytest.raises(ParityError):
         _fail_while_writing(destination)
     assert names(destination.folder) == []
 
 
 def test_leftovers_of_a_killed_call_are_removed_and_those_of_others_stay(tmp_path: Path) -> None:
-    destination = Destination(run_into(tmp_path))
+    destination = FolderDestination(run_into(tmp_path))
     for name in (".partial-uid-1-adapter", ".partial-uid-1-adapter.old", ".partial-uid-2-adapter", "notes"):
         (destination.folder / name).mkdir(parents=True)
     destination.remove_leftovers()
@@ -70,13 +71,13 @@ def test_leftovers_of_a_killed_call_are_removed_and_those_of_others_stay(tmp_pat
 @pytest.mark.parametrize("name", ["adapter", "README.md"])
 def test_what_the_job_did_not_publish_is_never_overwritten(tmp_path: Path, name: str) -> None:
     run = run_into(tmp_path)
-    (Destination(run).folder / name).mkdir(parents=True)
+    (FolderDestination(run).folder / name).mkdir(parents=True)
     with pytest.raises(OutputUnwritableError, match=rf"output\.destination pvc://out/bot: .*/{name} exists"):
         check_destination(run)
 
 
 def test_a_destination_of_another_job_is_refused_and_ones_own_is_not(tmp_path: Path) -> None:
-    destination = Destination(run_into(tmp_path))
+    destination = FolderDestination(run_into(tmp_path))
     own(destination, "uid-2")
     with pytest.raises(OutputUnwritableError, match="belongs to another job; choose a folder of its own for bot"):
         destination.check(["adapter"])
@@ -87,14 +88,14 @@ def test_a_destination_of_another_job_is_refused_and_ones_own_is_not(tmp_path: P
 
 def test_other_files_in_the_destination_are_no_obstacle(tmp_path: Path) -> None:
     run = run_into(tmp_path)
-    (Destination(run).folder / "notes.txt").parent.mkdir(parents=True)
-    (Destination(run).folder / "notes.txt").touch()
+    (FolderDestination(run).folder / "notes.txt").parent.mkdir(parents=True)
+    (FolderDestination(run).folder / "notes.txt").touch()
     check_destination(run)
 
 
 def test_without_destination_artefacts_lie_in_the_workspace_under_its_claims_name(tmp_path: Path) -> None:
     run = run_into(tmp_path, destination=None)
-    assert Destination(run).folder == run.workspace.artifacts
+    assert FolderDestination(run).folder == run.workspace.artifacts
     assert workspace_uri(run) == "pvc://bot-workspace/artifacts"
 
 

@@ -21,4 +21,5 @@ def test_a_key_that_leads_out_of_its_folder_is_refused(name: str) -> None:
 
 
 def test_only_known_schemes_are_buckets() -> None:
-    assert [is_object_uri(uri) for uri in ("s3://a/b", "hf://a/b", "pvc://a/b")] == [True, False, False]
+    uris = ("s3://a/b", "gs://a/b", "az://a/b", "hf://a/b", "pvc://a/b", "")
+    assert [is_object_uri(uri) for uri in uris] == [True, True, True, False, False, False]

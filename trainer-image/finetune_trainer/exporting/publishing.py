@@ -1,22 +1,23 @@
 """Puts artefacts where users find them: whole or not at all, never over somebody else's.
 
-An artefact is written beside its final place, made durable and renamed into it. A destination belongs to the job
-whose uid is in its report.json, which is written before anything else; a job may replace its own artefacts and
-nothing besides.
+A destination belongs to the job whose uid is in its report.json, which is written before anything else; a job may
+replace its own artefacts and nothing besides. In a folder an artefact is written beside its final place, made durable
+and renamed into it; buckets.py says how a bucket gets one.
 """
 
 import errno
 import json
 import os
 import shutil
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
-from finetune_api.adapters import adapter_specs
 from finetune_trainer.errors import OutputUnwritableError, StageError
+from finetune_trainer.exporting.digests import FileRecord, list_files
 from finetune_trainer.ownership import own_folder
-from finetune_trainer.result import sync_directory
+from finetune_trainer.result import sync_directory, write_atomically
 from finetune_trainer.run import Run
 
 REPORT = "report.json"
@@ -26,14 +27,76 @@ _FULL_TEXTS = ("No space left on device", "Disk quota exceeded")
 _REFUSED = {errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.ENOENT}
 
 
-class Destination:
-    """The folder that receives a job's artefacts, with its URI."""
+class Destination(ABC):
+    """What receives a job's artefacts: a folder, or a prefix of a bucket."""
+
+    def __init__(self, run: Run, uri: str) -> None:
+        self._job = run.request.job
+        self.uri = uri
+
+    @abstractmethod
+    def read(self, name: str) -> bytes | None:
+        """Content of the file `name` at the top; None when there is none."""
+
+    @abstractmethod
+    def write(self, name: str, content: bytes) -> None:
+        """Put a file at the top; a reader finds the old one or the new one, never a part."""
+
+    @abstractmethod
+    def holds(self, name: str) -> bool:
+        """Whether a file or folder `name` is there."""
+
+    @abstractmethod
+    def files(self, name: str) -> list[FileRecord]:
+        """What lies in folder `name`, read anew; empty when there is none."""
+
+    @abstractmethod
+    def opened(self) -> AbstractContextManager[None]:
+        """Make ready to publish: what an earlier call of this job left behind is removed, a full volume is named."""
+
+    @abstractmethod
+    def staged(self, name: str) -> AbstractContextManager[Path]:
+        """An empty folder to write artefact `name` in; gone again when the block ends."""
+
+    @abstractmethod
+    def publish(self, staged: Path, name: str) -> None:
+        """Make `staged` durable under its name; what this job had there before is replaced."""
+
+    def check(self, names: list[str]) -> None:
+        """Raise OutputUnwritableError when this job would overwrite what it did not put there."""
+        owner = self.owner()
+        if owner == self._job.uid:
+            return
+        if owner is not None:
+            self._refuse(f"{self._place(REPORT)} belongs to another job")
+        for name in [REPORT, CARD, *names]:
+            if self.holds(name):
+                self._refuse(f"{self._place(name)} exists and is not this job's")
+
+    def owner(self) -> str | None:
+        """uid of the job that published here, or None."""
+        try:
+            return str(json.loads(self.read(REPORT) or b"")["job"]["uid"])
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
+
+    def _place(self, name: str) -> str:
+        return f"{self.uri}/{name}"
+
+    def _refuse(self, cause: str) -> None:
+        raise OutputUnwritableError(
+            f"output.destination {self.uri}: {cause}; choose a folder of its own for {self._job.name}, "
+            "or delete what is there"
+        )
+
+
+class FolderDestination(Destination):
+    """A folder of a claim, or of the job's own workspace."""
 
     def __init__(self, run: Run) -> None:
-        self._job = run.request.job
         asked = run.spec.output.destination
+        super().__init__(run, asked.rstrip("/") if asked else workspace_uri(run))
         self.folder: Path = run.local_path(asked) if asked else run.workspace.artifacts
-        self.uri = asked.rstrip("/") if asked else workspace_uri(run)
         self.field = "output.destination" if asked else "output.workspace.size"
 
     @property
@@ -41,29 +104,33 @@ class Destination:
         """File with the whole story, and the mark of the job that owns the folder."""
         return self.folder / REPORT
 
-    def check(self, names: list[str]) -> None:
-        """Raise OutputUnwritableError when the folder holds what this job did not put there and would overwrite."""
-        owner = self.owner()
-        if owner == self._job.uid:
-            return
-        if owner is not None:
-            self._refuse(f"{self.report} belongs to another job")
-        for name in [REPORT, CARD, *names]:
-            if (self.folder / name).exists():
-                self._refuse(f"{self.folder / name} exists and is not this job's")
+    def read(self, name: str) -> bytes | None:
+        """Content of the file `name`; None when there is none."""
+        path = self.folder / name
+        return path.read_bytes() if path.is_file() else None
 
-    def owner(self) -> str | None:
-        """uid of the job that published here, or None."""
-        try:
-            return str(json.loads(self.report.read_bytes())["job"]["uid"])
-        except (OSError, ValueError, KeyError, TypeError):
-            return None
+    def write(self, name: str, content: bytes) -> None:
+        """Write the file and make it durable."""
+        write_atomically(self.folder / name, content)
 
-    def _refuse(self, cause: str) -> None:
-        raise OutputUnwritableError(
-            f"output.destination {self.uri}: {cause}; choose a folder of its own for {self._job.name}, "
-            "or delete what is there"
-        )
+    def holds(self, name: str) -> bool:
+        """Whether a file or folder `name` is there."""
+        return (self.folder / name).exists()
+
+    def files(self, name: str) -> list[FileRecord]:
+        """What lies in folder `name`."""
+        return list_files(self.folder / name)
+
+    @contextmanager
+    def opened(self) -> Iterator[None]:
+        """The folder, made where it is missing, without what an earlier call of this job left."""
+        with writing(self.field, self.folder):
+            self.folder.mkdir(parents=True, exist_ok=True)
+            self.remove_leftovers()
+            yield
+
+    def _place(self, name: str) -> str:
+        return str(self.folder / name)
 
     @contextmanager
     def staged(self, name: str) -> Iterator[Path]:
@@ -76,7 +143,7 @@ class Destination:
         finally:
             remove(folder)
 
-    def publish(self, staged: Path, name: str) -> Path:
+    def publish(self, staged: Path, name: str) -> None:
         """Make `staged` durable and give it its name; what this job had there before is replaced."""
         _sync_tree(staged)
         target, old = self.folder / name, self.folder / f"{self._prefix}{name}.old"
@@ -86,7 +153,6 @@ class Destination:
         staged.rename(target)
         sync_directory(self.folder)
         remove(old)
-        return target
 
     def remove_leftovers(self) -> None:
         """Delete what an earlier call of this job left behind when it was killed."""
@@ -96,12 +162,6 @@ class Destination:
     @property
     def _prefix(self) -> str:
         return f".partial-{self._job.uid}-"
-
-
-def check_destination(run: Run) -> None:
-    """For prepare: say at once what export would refuse after hours of training. Raises OutputUnwritableError."""
-    parts = [*adapter_specs(run.spec).values()] or [run.spec]
-    Destination(run).check([export.name for part in parts for export in part.exports])
 
 
 def workspace_uri(run: Run) -> str:

@@ -7,17 +7,15 @@ measure.
 import json
 import platform
 from importlib import metadata
-from pathlib import Path
 from typing import Any
 
 from finetune_api.spec import Export
 from finetune_api.status import Artifact, Stage
 from finetune_trainer.evaluating.records import comparison_path
-from finetune_trainer.exporting.digests import FileRecord, digest, list_files
+from finetune_trainer.exporting.digests import FileRecord, digest
 from finetune_trainer.exporting.gate import Proof
-from finetune_trainer.exporting.publishing import Destination
+from finetune_trainer.exporting.publishing import REPORT, Destination
 from finetune_trainer.named_adapters.runs import adapter_runs
-from finetune_trainer.result import write_atomically
 from finetune_trainer.run import Run
 
 LIBRARIES = (
@@ -48,7 +46,7 @@ class Report:
         """Keep the artefacts that an earlier call of this job finished and that are still whole."""
         if self._destination.owner() != self._run.request.job.uid:
             return
-        known = json.loads(self._destination.report.read_bytes())["artifacts"]
+        known = json.loads(self._destination.read(REPORT) or b"{}")["artifacts"]
         wanted = {export.name: export for export in self._run.plan.exports}
         for entry in known:
             name = entry["name"]
@@ -88,12 +86,12 @@ class Report:
     def write(self, *, complete: bool) -> dict[str, Any]:
         """Write the file and return its content."""
         content = self._content(complete)
-        write_atomically(self._destination.report, json.dumps(content, indent=2, ensure_ascii=False).encode())
+        self._destination.write(REPORT, json.dumps(content, indent=2, ensure_ascii=False).encode())
         return content
 
     def _whole(self, entry: dict[str, Any]) -> bool:
-        folder: Path = self._destination.folder / entry["name"]
-        return folder.is_dir() and digest(list_files(folder)) == entry["digest"]
+        files = self._destination.files(entry["name"])
+        return bool(files) and digest(files) == entry["digest"]
 
     def _content(self, complete: bool) -> dict[str, Any]:
         run, parts = self._run, adapter_runs(self._run)

@@ -137,6 +137,8 @@ def _from_bucket(run: Run, uri: str) -> SourcedModel:
 
     def chosen(names: list[str]) -> Sequence[str]:
         _check_names(names, uri)
+        if run.request.lineage:
+            return names  # what was published is compared as a whole
         return [name for name in names if any(fnmatch(name, pattern) for pattern in HUB_PATTERNS) and "/" not in name]
 
     path = bring_objects(uri, folder, chosen)
@@ -145,6 +147,7 @@ def _from_bucket(run: Run, uri: str) -> SourcedModel:
             return _converted(run, path, uri)
         raise InvalidModelError(f"{uri} is a single file; name the folder with config.json and safetensors, or a .gguf")
     tensors = check_model_folder(folder, folder, uri)
+    _require_published(run, folder)
     _link(run.workspace.model, folder)
     return SourcedModel(tensors, "", model_digest(folder))
 

@@ -18,6 +18,7 @@ from finetune_trainer.errors import StageError
 from finetune_trainer.evaluating.generating import stop_ids
 from finetune_trainer.evaluating.rows import EvalRow, load_rows
 from finetune_trainer.exporting.card import model_card
+from finetune_trainer.exporting.destinations import destination_of
 from finetune_trainer.exporting.digests import list_files
 from finetune_trainer.exporting.formats import FORMATS, Sources, model_id
 from finetune_trainer.exporting.gate import Proof, opened, prove_application, prove_logits
@@ -30,7 +31,6 @@ from finetune_trainer.models.load import load_tokenizer, load_tuned
 from finetune_trainer.models.merge import merged, save_whole
 from finetune_trainer.named_adapters.runs import adapter_runs, named
 from finetune_trainer.ownership import confirm_attempt
-from finetune_trainer.result import write_atomically
 from finetune_trainer.run import Run
 
 WORKSPACE_FIELD = "output.workspace.size"
@@ -40,15 +40,14 @@ def execute(run: Run) -> StageResult:
     """Export everything in plan.exports.
 
     Raises ParityError for an artefact that computes something else, OutputUnwritableError for a volume that is full,
-    read-only or somebody else's, NotSupportedError for an architecture that a format does not know; each carries the
-    artefacts that were published before.
+    read-only or somebody else's or a bucket that may not be written, SourceUnavailableError for a bucket that does not
+    answer, NotSupportedError for an architecture that a format does not know; each carries the artefacts that were
+    published before.
     """
-    destination = Destination(run)
+    destination = destination_of(run)
     destination.check([export.name for export in run.plan.exports])
     report = Report(run, destination)
-    with writing(destination.field, destination.folder):
-        destination.folder.mkdir(parents=True, exist_ok=True)
-        destination.remove_leftovers()
+    with destination.opened():
         report.reopen()
         report.write(complete=False)
         try:
@@ -57,7 +56,7 @@ def execute(run: Run) -> StageResult:
             error.artifacts = report.artifacts
             raise
         card = model_card(report.write(complete=True), model_id(run))
-        write_atomically(destination.folder / CARD, card.encode())
+        destination.write(CARD, card.encode())
     return StageResult(
         stage=Stage.EXPORT, outcome="Succeeded", message=_message(report, destination), artifacts=report.artifacts
     )

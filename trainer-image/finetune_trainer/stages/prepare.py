@@ -17,7 +17,7 @@ from finetune_trainer.data.intake import COPIES
 from finetune_trainer.data.json_answers import AnswerCheck
 from finetune_trainer.data.preparation import PreparedData, prepare_data
 from finetune_trainer.errors import InvalidModelError, InvalidSpecError, NotSupportedError
-from finetune_trainer.exporting.publishing import check_destination
+from finetune_trainer.exporting.destinations import check_destination
 from finetune_trainer.models.heads import require_head, with_head
 from finetune_trainer.models.inspection import ModelFacts, inspect_model
 from finetune_trainer.models.load import load_tokenizer

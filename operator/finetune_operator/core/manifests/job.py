@@ -163,14 +163,20 @@ def _resources(spec: FineTuneJobSpec, stage: Stage, memory: str) -> dict[str, An
 
 
 def _credentials(spec: FineTuneJobSpec, stage: Stage) -> list[dict[str, Any]]:
-    """Secrets of sources for prepare, those of tracking servers for the stages that talk to them."""
+    """Secrets of sources for prepare, those of tracking servers for the stages that talk to them, and the destination's
+    for the stages that look at it or write to it."""
     if stage is Stage.PREPARE:
         sources: list[ModelSpec | DataSource] = [spec.model, *data_sources(spec).values()]
         secrets = [s.credentials.secret_ref for s in sources if s.credentials]
     else:
         servers = (spec.reporting.mlflow, spec.reporting.wandb)
         secrets = [s.secret_ref for s in servers if s and s.secret_ref]
-    return [{"secretRef": {"name": name}} for name in dict.fromkeys(secrets)]
+    variables: list[dict[str, Any]] = [{"secretRef": {"name": name}} for name in dict.fromkeys(secrets)]
+    destination = spec.output.credentials
+    if destination and stage in (Stage.PREPARE, Stage.EXPORT):
+        named = {"prefix": names.OUTPUT_ENV_PREFIX, "secretRef": {"name": destination.secret_ref}}
+        variables.append(named)
+    return variables
 
 
 def _volumes(job: Manifest, spec: FineTuneJobSpec, stage: Stage) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:

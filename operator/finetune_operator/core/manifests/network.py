@@ -1,5 +1,5 @@
-"""NetworkPolicies of a job's pods: only operator and Prometheus get in; out get a prepare that downloads, and later
-stages to the ports of the tracking servers that the job names.
+"""NetworkPolicies of a job's pods: only operator and Prometheus get in; out get a prepare that downloads, an export
+that publishes in a bucket, and later stages to the ports of the tracking servers that the job names.
 """
 
 from typing import Any
@@ -22,8 +22,10 @@ def network_policies(job: Manifest, spec: FineTuneJobSpec, configuration: Config
     if not configuration.network_policies:
         return ()
     policies = [_isolation(job, configuration)]
-    if downloads(spec):
-        policies.append(_download(job))
+    if downloads(spec) or publishes_in_bucket(spec):
+        policies.append(_way_out(job, "download", Stage.PREPARE))
+    if publishes_in_bucket(spec):
+        policies.append(_way_out(job, "upload", Stage.EXPORT))
     if addresses := tracking_addresses(spec):
         policies.append(_reporting(job, addresses))
     return tuple(policies)
@@ -37,9 +39,14 @@ def tracking_addresses(spec: FineTuneJobSpec) -> list[str]:
 
 
 def downloads(spec: FineTuneJobSpec) -> bool:
-    """Whether prepare needs the network."""
+    """Whether prepare needs the network for what it reads."""
     sources = [spec.model.source, *(rows.source for rows in data_sources(spec).values())]
     return any(not source.startswith("pvc://") for source in sources)
+
+
+def publishes_in_bucket(spec: FineTuneJobSpec) -> bool:
+    """Whether export needs the network for its artefacts; prepare then finds out whether it may write there."""
+    return not (spec.output.destination or "pvc://").startswith("pvc://")
 
 
 def _isolation(job: Manifest, configuration: Configuration) -> Manifest:
@@ -54,15 +61,12 @@ def _isolation(job: Manifest, configuration: Configuration) -> Manifest:
     return _policy(job, "isolation", spec)
 
 
-def _download(job: Manifest) -> Manifest:
-    selector = {
-        key: value
-        for key, value in labels(job, Stage.PREPARE).items()
-        if key in (names.LABEL_JOB_UID, names.LABEL_STAGE)
-    }
-    return _policy(
-        job, "download", {"podSelector": {"matchLabels": selector}, "policyTypes": ["Egress"], "egress": [{}]}
-    )
+def _way_out(job: Manifest, purpose: str, stage: Stage) -> Manifest:
+    """To anywhere: a hub redirects, and the address of a store may stand in a Secret, which is never read here."""
+    wanted = (names.LABEL_JOB_UID, names.LABEL_STAGE)
+    selector = {key: value for key, value in labels(job, stage).items() if key in wanted}
+    spec = {"podSelector": {"matchLabels": selector}, "policyTypes": ["Egress"], "egress": [{}]}
+    return _policy(job, purpose, spec)
 
 
 def _reporting(job: Manifest, addresses: list[str]) -> Manifest:
