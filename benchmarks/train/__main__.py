@@ -7,6 +7,7 @@ tokens. Steps are timed by what each system writes for TensorBoard. Processor ti
 import argparse
 import json
 import os
+import shutil
 import subprocess
 import sys
 import threading
@@ -125,6 +126,7 @@ def _prepare(setting: Setting) -> list[int]:
     """Write rows, have them encoded; returns the tokens of each train row."""
     from finetune_trainer.training.rows import lengths_of, load_rows
 
+    shutil.rmtree(setting.work, ignore_errors=True)  # a stage that has ended well is not run again
     write_stories(setting.work / "rows", {"train": setting.steps * setting.batch, "test": setting.held_out})
     _finish(subprocess.Popen(_run_command(setting, "prepare")), "prepare")
     return lengths_of(load_rows(setting.workspace.train_rows))

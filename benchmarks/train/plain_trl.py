@@ -31,6 +31,7 @@ def main() -> None:
             report_to="tensorboard",
             save_strategy="no",
             disable_tqdm=True,
+            use_cpu=not torch.cuda.is_available(),
             **json.loads(options.set),
         ),
         train_dataset=load_dataset("json", data_files=str(options.rows), split="train"),

@@ -72,10 +72,10 @@ def test_a_head_of_classes_is_not_shared_by_adapters(task: str) -> None:
 
 
 def test_the_sources_of_each_adapter_are_looked_at() -> None:
-    first = {"name": "billing", "dataset": keys("a"), "eval": {"source": "gs://d/e.jsonl"}}
+    first = {"name": "billing", "dataset": keys("a"), "eval": keys("c")}
     second = {"name": "returns", "dataset": keys("b")}
     assert refused(method={"adapters": [first, second]}, dataset={}) == [
-        "method.adapters[billing].eval.source=gs",
+        "method.adapters[billing].eval.credentials=c beside a for s3://",
         "method.adapters[returns].dataset.credentials=b beside a for s3://",
     ]
 
