@@ -46,7 +46,7 @@ def claims(tmp_path: Path) -> Path:
 def run_example(claims: Path, monkeypatch: pytest.MonkeyPatch, reporting: dict[str, Any], **training: Any) -> int:
     """The example with another server, its stages in this process."""
 
-    def run_here(command: list[str], *, check: bool) -> subprocess.CompletedProcess[bytes]:
+    def run_here(command: list[str], **_: Any) -> subprocess.CompletedProcess[bytes]:
         return subprocess.CompletedProcess(command, main(command[command.index("finetune_trainer.cli") + 1 :]))
 
     monkeypatch.setattr(local_run.subprocess, "run", run_here)
