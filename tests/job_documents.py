@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from finetune_api.spec import TASK_METRICS
+from finetune_api.tasks import TASK_METRICS
 
 Document = dict[str, Any]
 REMOVED = object()

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from finetune_api.spec import LOSS_METRICS
+from finetune_api.tasks import LOSS_METRICS
 from finetune_trainer.evaluating.class_metrics import CLASS_METRICS
 from finetune_trainer.evaluating.comparing import Value
 from finetune_trainer.evaluating.generating import answer_limit, greedy_answers

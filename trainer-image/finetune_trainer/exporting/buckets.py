@@ -13,7 +13,7 @@ from pathlib import Path
 
 from finetune_trainer.errors import OutputUnwritableError, SourceUnavailableError
 from finetune_trainer.exporting.digests import FileRecord
-from finetune_trainer.exporting.publishing import Destination, remove, writing
+from finetune_trainer.exporting.publishing import Destination, emptied, writing
 from finetune_trainer.object_clients import DamagedObjectError, open_store, output_environment
 from finetune_trainer.object_store import CHUNK, bucket_is_missing, received, stored_objects
 from finetune_trainer.ownership import confirm_attempt
@@ -78,23 +78,14 @@ class BucketDestination(Destination):
     def opened(self) -> Iterator[None]:
         """Nothing of an earlier call is left in the workspace; a full workspace is named."""
         root = self._run.workspace.root
-        with writing("output.workspace.size", root):
-            remove(self._staging)
-            try:
-                yield
-            finally:
-                remove(self._staging)
+        with writing("output.workspace.size", root), emptied(self._staging):
+            yield
 
     @contextmanager
     def staged(self, name: str) -> Iterator[Path]:
         """An empty folder of the workspace."""
-        folder = self._staging / name
-        remove(folder)
-        folder.mkdir(parents=True)
-        try:
+        with emptied(self._staging / name) as folder:
             yield folder
-        finally:
-            remove(folder)
 
     def publish(self, staged: Path, name: str) -> None:
         """Copy `staged` to `name`, delete what else lay there, and read everything back.

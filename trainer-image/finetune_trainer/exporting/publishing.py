@@ -135,13 +135,8 @@ class FolderDestination(Destination):
     @contextmanager
     def staged(self, name: str) -> Iterator[Path]:
         """An empty folder on the destination's volume; gone again when the block ends without `publish`."""
-        folder = self.folder / f"{self._prefix}{name}"
-        remove(folder)
-        folder.mkdir(parents=True)
-        try:
+        with emptied(self.folder / f"{self._prefix}{name}") as folder:
             yield folder
-        finally:
-            remove(folder)
 
     def publish(self, staged: Path, name: str) -> None:
         """Make `staged` durable and give it its name; what this job had there before is replaced."""
@@ -192,6 +187,17 @@ def _unwritable(error: Exception) -> str | None:
     if isinstance(error, OSError) and number in _REFUSED and error.filename:
         return "cannot be written: mount it writable for the pod's user"
     return None
+
+
+@contextmanager
+def emptied(folder: Path) -> Iterator[Path]:
+    """An empty folder, which is gone again after the block; what an earlier call left in it is removed first."""
+    remove(folder)
+    folder.mkdir(parents=True)
+    try:
+        yield folder
+    finally:
+        remove(folder)
 
 
 def remove(path: Path) -> None:

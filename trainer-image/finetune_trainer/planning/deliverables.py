@@ -1,7 +1,8 @@
 """Which metrics are measured and which artefacts are made. Pure."""
 
 from finetune_api.heads import HEAD_FORMATS
-from finetune_api.spec import TASK_METRICS, Export, FineTuneJobSpec
+from finetune_api.spec import Export, FineTuneJobSpec
+from finetune_api.tasks import TASK_METRICS
 from finetune_trainer.data.holdout import STRATIFIED_UP_TO
 from finetune_trainer.errors import InvalidSpecError
 from finetune_trainer.planning.facts import DataFacts

@@ -3,7 +3,8 @@
 from collections.abc import Sequence
 
 from finetune_api.heads import HEAD_FORMATS
-from finetune_api.spec import TASK_METRICS, FineTuneJobSpec
+from finetune_api.spec import FineTuneJobSpec
+from finetune_api.tasks import TASK_METRICS
 from finetune_trainer.data.labelled import marks_entities
 from finetune_trainer.errors import InvalidSpecError
 

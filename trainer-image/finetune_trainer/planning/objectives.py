@@ -1,6 +1,7 @@
 """What training.objective decides of the plan: learning rates, sequences of a row, what does not go with it. Pure."""
 
-from finetune_api.spec import PREFERENCE_OBJECTIVES, FineTuneJobSpec
+from finetune_api.spec import FineTuneJobSpec
+from finetune_api.tasks import PREFERENCE_OBJECTIVES
 from finetune_trainer.errors import InvalidSpecError
 
 Rates = tuple[float, float, float]

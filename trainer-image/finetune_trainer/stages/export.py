@@ -23,7 +23,7 @@ from finetune_trainer.exporting.digests import list_files
 from finetune_trainer.exporting.formats import FORMATS, Sources, model_id
 from finetune_trainer.exporting.gate import Proof, opened, prove_application, prove_logits
 from finetune_trainer.exporting.head_proof import HeadOnnxModel, head_reference, prove_padding
-from finetune_trainer.exporting.publishing import CARD, Destination, remove, writing
+from finetune_trainer.exporting.publishing import CARD, Destination, emptied, writing
 from finetune_trainer.exporting.reference import PROBES, Reference, compute
 from finetune_trainer.exporting.report import Report
 from finetune_trainer.models.heads import head_of
@@ -80,14 +80,9 @@ def _export_missing(run: Run, destination: Destination, report: Report) -> None:
 @contextmanager
 def _scratch(run: Run) -> Iterator[Path]:
     """A folder of the workspace for what only this call needs; leftovers of an earlier one are removed first."""
-    folder = run.workspace.root / "export-scratch"
-    with writing(WORKSPACE_FIELD, run.workspace.root):
-        remove(folder)
-        folder.mkdir(parents=True)
-        try:
-            yield folder
-        finally:
-            remove(folder)
+    root = run.workspace.root
+    with writing(WORKSPACE_FIELD, root), emptied(root / "export-scratch") as folder:
+        yield folder
 
 
 def _sources(run: Run, scratch: Path, exports: list[Export]) -> tuple[Sources, Reference]:
