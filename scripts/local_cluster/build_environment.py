@@ -1,5 +1,5 @@
-"""What a build on this machine needs and the image must not hold: the host's certificates, package indexes and uv's
-cache.
+"""What a build on this machine needs and the image must not hold: the host's certificates, package indexes, Debian
+mirror and uv's cache.
 
 All of it is mounted while the build runs; nothing is written into a layer.
 """
@@ -15,6 +15,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from local_cluster import base_image
 from local_cluster.command import run
 from local_cluster.errors import CommandFailedError
 
@@ -23,6 +24,9 @@ _BUNDLES = ("/etc/ssl/certs/ca-certificates.crt", "/etc/pki/tls/certs/ca-bundle.
 _BUNDLE_IN_BUILD = "/etc/ssl/certs/ca-certificates.crt"
 _WHEELS_IN_BUILD = "/wheels"
 _UV_CACHE_IN_BUILD = "/root/.cache/uv"
+_APT_CONF_IN_BUILD = "/etc/apt/apt.conf.d/90host"
+_APT_FOLDERS = ("sources.list.d", "auth.conf.d")
+_OS_RELEASE = Path("/etc/os-release")
 _PIP_SETTINGS = ("index-url", "extra-index-url", "trusted-host", "proxy", "default-timeout", "timeout", "retries")
 _UV_SETTINGS = {
     "UV_INDEX_URL": "index-url",
@@ -92,7 +96,22 @@ def mounts(folder: Path, environment: Mapping[str, str] = os.environ) -> list[Mo
     ]
     found += [Mount(bundle, _BUNDLE_IN_BUILD) for bundle in map(Path, _BUNDLES) if bundle.exists()][:1]
     wheels = _wheels(environment)
-    return found + ([Mount(wheels, _WHEELS_IN_BUILD)] if wheels else [])
+    return [*found, *_apt(folder), *([Mount(wheels, _WHEELS_IN_BUILD)] if wheels else [])]
+
+
+def _apt(folder: Path) -> list[Mount]:
+    """This host's package sources and how it reaches them, where it runs the distribution of the base image."""
+    if f"VERSION_CODENAME={base_image.SUITE}\n" not in _text(_OS_RELEASE):
+        return []
+    (folder / "sources.list").write_text(_text(base_image.APT / "sources.list"))
+    (folder / "apt.conf").write_text(run(["apt-config", "dump", "Acquire"]))
+    mounted = [Mount(folder / "sources.list", "/etc/apt/sources.list"), Mount(folder / "apt.conf", _APT_CONF_IN_BUILD)]
+    folders = [base_image.APT / name for name in _APT_FOLDERS]
+    return [*mounted, *(Mount(part, f"/etc/apt/{part.name}") for part in folders if part.is_dir())]
+
+
+def _text(path: Path) -> str:
+    return path.read_text() if path.exists() else ""
 
 
 def wheel_names(environment: Mapping[str, str] = os.environ) -> list[str]:

@@ -184,6 +184,24 @@ def test_the_host_is_mounted_and_never_copied_into_an_image(tmp_path: Path) -> N
     assert seen["/root/.cache/uv"].writable
 
 
+@pytest.mark.parametrize(("codename", "want"), [("bookworm", True), ("trixie", False), ("noble", False)])
+def test_package_sources_are_mounted_where_the_host_runs_the_images_debian(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, codename: str, want: bool
+) -> None:
+    (tmp_path / "os-release").write_text(f"ID=debian\nVERSION_CODENAME={codename}\n")
+    (tmp_path / "apt" / "sources.list.d").mkdir(parents=True)
+    monkeypatch.setattr(build_environment, "_OS_RELEASE", tmp_path / "os-release")
+    monkeypatch.setattr(base_image, "APT", tmp_path / "apt")
+    monkeypatch.setattr(build_environment, "run", lambda _command: 'Acquire::http::Proxy "http://proxy.example";\n')
+    seen = {
+        mount.target: mount.source for mount in build_environment.mounts(tmp_path / "made", {"HOME": str(tmp_path)})
+    }
+    assert ("/etc/apt/sources.list.d" in seen) is want
+    if want:
+        assert "proxy.example" in seen["/etc/apt/apt.conf.d/90host"].read_text()
+        assert seen["/etc/apt/sources.list"].read_text() == ""
+
+
 @pytest.mark.parametrize(
     ("dockerfile", "want"),
     [("ARG BASE_IMAGE=python\nFROM ${BASE_IMAGE}\n", True), ("FROM python\n", False), ("# ARG BASE_IMAGE\n", False)],

@@ -4,6 +4,7 @@ from pathlib import Path
 import pytest
 
 from finetune_trainer.models.inspection import LinearLayer, ModelFacts
+from finetune_trainer.planning.allocator import leaves_holes
 from finetune_trainer.planning.cpu_features import multiplies_bf16
 from finetune_trainer.planning.memory import (
     LOGITS_COPIES,
@@ -117,11 +118,10 @@ def test_padded_rows_cost_a_mask_in_every_layer() -> None:
     assert two - 2 * one == (FACTS.layers + 1) * 2 * 100 * 100 * 4
 
 
-def test_holes_of_the_heap_are_a_matter_of_the_cpu() -> None:
-    cpu, other = (
-        estimate(FACTS, ADAPTER, replace(SHAPE, on_accelerator=gpu), None).activations for gpu in (False, True)
-    )
-    assert cpu - other == 3 * 64 * 200 * 4
+def test_holes_of_the_heap_are_a_matter_of_the_cpu_and_its_allocator() -> None:
+    shapes = [SHAPE, replace(SHAPE, on_accelerator=True), replace(SHAPE, leaves_holes=False)]
+    glibc, gpu, tcmalloc = (estimate(FACTS, ADAPTER, shape, None).activations for shape in shapes)
+    assert (glibc - gpu, glibc - tcmalloc) == (3 * 64 * 200 * 4, 3 * 64 * 200 * 4)
 
 
 def test_a_layer_of_smollm2_keeps_what_autograd_was_seen_to_keep() -> None:
@@ -197,3 +197,16 @@ def test_logits_never_exceed_a_tile() -> None:
 def test_bf16_is_native_where_the_kernel_says_so(tmp_path: Path, text: str, want: bool) -> None:
     (tmp_path / "cpuinfo").write_text(text)
     assert multiplies_bf16(tmp_path / "cpuinfo") is want
+
+
+@pytest.mark.parametrize(
+    ("mapped", "want"),
+    [
+        ("7f0-7f1 r-xp 00000000 08:01 1 /usr/lib/x86_64-linux-gnu/libc.so.6\n", True),
+        ("7f0-7f1 r-xp 00000000 08:01 1 /usr/lib/x86_64-linux-gnu/libtcmalloc_minimal.so.4.5.10\n", False),
+        ("7f0-7f1 r-xp 00000000 08:01 1 /usr/lib/aarch64-linux-gnu/libjemalloc.so.2\n", False),
+    ],
+)
+def test_the_allocator_is_the_one_that_is_mapped(tmp_path: Path, mapped: str, want: bool) -> None:
+    (tmp_path / "maps").write_text(mapped)
+    assert leaves_holes(tmp_path / "maps") is want

@@ -374,6 +374,20 @@ def test_the_same_facts_give_the_same_plan() -> None:
     assert plan() == plan()
 
 
+@pytest.mark.parametrize(
+    ("dataset", "same"), [({"maxLength": 1024}, True), ({"maxLength": 1024, "packing": True}, False)]
+)
+def test_rows_shorter_than_the_greatest_length_take_the_memory_of_their_own(
+    dataset: dict[str, Any], same: bool
+) -> None:
+    rows = data(longest=250)
+    train = {"train": {"source": "pvc://d/train.jsonl"}}
+    roomy, exact = (plan(rows=rows, dataset={**train, **asked}) for asked in (dataset, {"maxLength": 250}))
+    assert roomy.training.max_length == 1024
+    assert (roomy.memory == exact.memory) is same
+    assert (roomy.training.micro_batch_size == exact.training.micro_batch_size) is same
+
+
 def test_less_memory_lowers_the_micro_batch_then_recomputes_activations() -> None:
     rows = data(longest=2000)
     ample = plan(rows=data(longest=250)).memory

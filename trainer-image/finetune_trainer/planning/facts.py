@@ -40,5 +40,7 @@ class Machine:
     cpu_bf16: bool
     """Whether the CPU multiplies bf16 natively."""
     memory_limit: int | None
+    leaves_holes: bool = True
+    """Whether the memory allocator seldom fills the holes between blocks that are kept; see planning/memory.py."""
     speed: dict[Precision, float] = field(default_factory=dict)
     """Floating-point operations per second by number format; empty where it is not known, as on an accelerator."""

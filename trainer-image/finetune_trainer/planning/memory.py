@@ -125,6 +125,8 @@ class TrainingShape:
     """Logits of a position that tells a class; 0 for a language model, which has one for each word."""
     sequences: int = 1
     """Sequences of a row: 2 for a pair of answers."""
+    leaves_holes: bool = True
+    """Whether a CPU's memory allocator seldom fills the holes between blocks that are kept, as glibc's."""
 
     @property
     def tokens(self) -> int:
@@ -211,9 +213,9 @@ def _hole_bytes(facts: ModelFacts, adapter: Adapter | None, shape: TrainingShape
     """Bytes of one layer that are free but stay in glibc's heap.
 
     PyTorch asks for aligned blocks, and later ones seldom fit the holes that passing results left between kept ones.
-    An accelerator has an allocator of PyTorch's own.
+    An accelerator has an allocator of PyTorch's own; tcmalloc keeps blocks of a size together.
     """
-    if shape.on_accelerator or adapter is None or adapter.kind == "ia3":
+    if shape.on_accelerator or not shape.leaves_holes or adapter is None or adapter.kind == "ia3":
         return 0
     widths = sum(layer.outputs for layer in adapter.layers) // max(1, facts.layers)
     return PASSING_RESULTS * BYTES[shape.precision] * widths * shape.tokens

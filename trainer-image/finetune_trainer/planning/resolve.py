@@ -52,7 +52,8 @@ def resolve(spec: FineTuneJobSpec, origin: ModelOrigin, facts: ModelFacts, data:
     packing = packs(spec)
     sequences = packed_count(data.lengths, length) if packing else len(data.lengths)
     batch = _batch_size(spec, sequences)
-    shape, memory = _fitting(spec, facts, adapter, data, machine, length, batch)
+    longest = length if packing else min(length, max(data.lengths))
+    shape, memory = _fitting(spec, facts, adapter, data, machine, longest, batch)
     _require_room_to_evaluate(facts, adapter, data, shape, memory)
     batch = _whole(spec, batch, shape.micro_batch)
     schedule = scheduled(spec.training, sequences, batch, data.report.eval_rows)
@@ -219,12 +220,12 @@ def _whole(spec: FineTuneJobSpec, batch: int, micro: int) -> int:
     )
 
 
-def _micro_batches(spec: FineTuneJobSpec, machine: Machine, length: int, batch: int) -> list[int]:
+def _micro_batches(spec: FineTuneJobSpec, machine: Machine, longest: int, batch: int) -> list[int]:
     """Sizes to try, largest first: as asked, else divisors of the batch within the token budget, down to one row."""
     asked = spec.training.micro_batch_size
     if isinstance(asked, int):
         return [asked]
-    tokens = length * sequences_of_a_row(spec.training.objective)
+    tokens = longest * sequences_of_a_row(spec.training.objective)
     most = min(LARGEST_MICRO_BATCH[machine.accelerator], max(1, MICRO_TOKENS[machine.accelerator] // tokens))
     return [size for size in range(batch, 0, -1) if batch % size == 0 and size <= most]
 
@@ -245,15 +246,19 @@ def _fitting(
     adapter: Adapter | None,
     data: DataFacts,
     machine: Machine,
-    length: int,
+    longest: int,
     batch: int,
 ) -> tuple[TrainingShape, MemoryPlan]:
-    """The first shape whose estimate fits. Raises InsufficientMemoryError with the parts of the smallest one."""
+    """The first shape for sequences of at most `longest` tokens whose estimate fits.
+
+    Raises InsufficientMemoryError with the parts of the smallest one.
+    """
     limit = None if machine.accelerator else machine.memory_limit
     shape = TrainingShape(
         precision=precision(spec, machine),
         micro_batch=1,
-        length=length,
+        length=longest,
+        leaves_holes=machine.leaves_holes,
         supervised_share=data.supervised_share,
         checkpointing=False,
         on_accelerator=machine.accelerator,
@@ -266,7 +271,7 @@ def _fitting(
     tried = [
         replace(shape, micro_batch=micro, checkpointing=checkpointing)
         for checkpointing in _checkpointing(spec, facts, machine)
-        for micro in _micro_batches(spec, machine, length, batch)
+        for micro in _micro_batches(spec, machine, longest, batch)
     ]
     for candidate in tried:
         memory = estimate(facts, adapter, candidate, limit)

@@ -25,6 +25,7 @@ from finetune_trainer.models.sources import SourcedModel, bring_model
 from finetune_trainer.named_adapters.prepared import whole_dataset, whole_plan
 from finetune_trainer.named_adapters.runs import adapter_runs, named
 from finetune_trainer.ownership import confirm_attempt
+from finetune_trainer.planning.allocator import leaves_holes
 from finetune_trainer.planning.cpu_features import multiplies_bf16
 from finetune_trainer.planning.facts import DataFacts, Machine, ModelOrigin
 from finetune_trainer.planning.head_checks import check_head
@@ -159,6 +160,7 @@ def _machine(run: Run, facts: ModelFacts) -> Machine:
         accelerator=accelerator,
         cpu_bf16=multiplies_bf16(),
         memory_limit=run.request.memory_limit_bytes,
+        leaves_holes=leaves_holes(),
         speed={precision: operations_per_second(facts, precision, run.threads) for precision in formats},
     )
 
