@@ -66,7 +66,7 @@ test-cluster: venv  ## End to end, with real pods on the local cluster
 bench-control: venv  ## Speed, requests and memory of the operator and of Kubeflow Trainer; BENCH="--jobs 1000 --rate 10" and more: --help
 	PYTHONPATH=benchmarks:scripts:tests $(BIN)/python -m control $(BENCH)
 
-bench-r8: venv  ## Accuracy of a LoRA classifier and of a linear model on Reuters R8; two hours on two cores; BENCH="--steps 343"
+bench-r8: venv  ## Accuracy of a LoRA classifier and of a linear model on Reuters R8; an hour on two cores; BENCH="--steps 100"
 	PYTHONPATH=benchmarks:scripts $(BIN)/python -m r8 $(BENCH)
 
 bench-memory: venv  ## Estimated and measured memory of training SmolLM2-135M on a CPU; BENCH="--points 0 3": --help

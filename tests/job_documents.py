@@ -43,7 +43,8 @@ def smallest(name: str = "support-bot") -> Document:
 
 
 def everything(name: str = "everything") -> Document:
-    """A job that sets every field but training.maxSteps, which training.epochs excludes, and method.adapters."""
+    """A job that sets every field but training.maxSteps, which training.epochs excludes, method.adapters and
+    method.continueFrom."""
     secret = {"secretRef": "hf-token"}
     return {
         "apiVersion": "slmops.dev/v1alpha1",
@@ -180,6 +181,18 @@ def everything_of_adapters(name: str = "everything-of-adapters") -> Document:
     adapter = {"name": "billing", "dataset": rows, "eval": {**rows, "split": "test"}, "rank": 4, "alpha": 8}
     changes = {"spec.dataset.train": REMOVED, "spec.dataset.eval": REMOVED, "spec.method.adapters": [adapter]}
     return changed(everything(name), changes)
+
+
+def everything_continued(name: str = "everything-continued") -> Document:
+    """The same with method.continueFrom, which a start of the job's own excludes."""
+    source = {"source": "hf://org/adapter", "revision": "v1", "credentials": {"secretRef": "hf-token"}}
+    changes = {"spec.method.initialization": "default", "spec.method.continueFrom": source}
+    return changed(everything(name), changes)
+
+
+def complete() -> dict[str, Document]:
+    """Jobs that together set every field but training.maxSteps."""
+    return {"one": everything(), "adapters": everything_of_adapters(), "continued": everything_continued()}
 
 
 def changed(document: Document, changes: Mapping[str, Any]) -> Document:
@@ -344,6 +357,31 @@ REFUSED = (
         "rank-stabilized ia3",
         _METHOD_ADAPTER | {"spec.method.rankStabilized": True},
         "method.rankStabilized belongs to lora, qlora and dora",
+    ),
+    Case(
+        "a continued adapter of full tuning",
+        _METHOD_FULL | {"spec.method.continueFrom": {"source": "pvc://m/a"}},
+        "method.continueFrom gives one adapter its start values",
+    ),
+    Case(
+        "a continued adapter with a start of its own",
+        {"spec.method.continueFrom": {"source": "pvc://m/a"}, "spec.method.initialization": "pissa"},
+        "method.continueFrom gives one adapter its start values",
+    ),
+    Case(
+        "several continued adapters",
+        _adapters(**{"spec.method.continueFrom": {"source": "pvc://m/a"}}),
+        "method.continueFrom gives one adapter its start values",
+    ),
+    Case(
+        "model and adapter of jobs",
+        {"spec.model.source": "job://first", "spec.method.continueFrom": {"source": "job://second"}},
+        "model.source and method.continueFrom.source both name a job",
+    ),
+    Case(
+        "a continued adapter in a registry",
+        {"spec.method.continueFrom": {"source": "oci://registry/a"}},
+        "method.continueFrom.source must look like",
     ),
     Case(
         "adapters of one name",
@@ -588,6 +626,12 @@ ACCEPTED = (
     Case("pretraining", {"spec.task": "completion", "spec.training.objective": "pretrain"}),
     Case("two exports", {"spec.exports": [{"name": "a", "format": "peft"}, {"name": "b", "format": "onnx"}]}),
     Case("a branch with a slash", {"spec.model.revision": "refs/pr/1"}),
+    Case("a continued adapter", {"spec.method.continueFrom": {"source": "job://first"}}),
+    Case("a continued ia3 adapter", _METHOD_ADAPTER | {"spec.method.continueFrom": {"source": "hf://org/a"}}),
+    Case(
+        "an adapter continued on the model of another job",
+        {"spec.model.source": "job://first", "spec.method.continueFrom": {"source": "pvc://m/a"}},
+    ),
     Case("several adapters", _adapters()),
     Case("several adapters and no word on data", _adapters(**{"spec.dataset": REMOVED})),
     Case("adapters of their own ranks", _adapters({"name": "a", "dataset": _ROWS, "rank": 4, "alpha": 3})),

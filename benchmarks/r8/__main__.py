@@ -30,8 +30,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="r8", description=__doc__)
     work = locations.from_environment().cache / "r8"
     parser.add_argument("--work", type=Path, default=work, help="folder for rows, workspace and artefacts")
-    parser.add_argument("--steps", type=int, default=686, help="optimizer steps of 16 rows; 343 are one epoch")
-    parser.add_argument("--max-length", type=int, default=192, help="tokens of a story that are read")
+    parser.add_argument("--steps", type=int, default=343, help="optimizer steps of 16 rows; 343 are one epoch")
+    parser.add_argument("--max-length", type=int, default=128, help="tokens of a story that are read")
     parser.add_argument("--test-rows", type=int, help="a sample of so many test rows; all when absent")
     options = parser.parse_args(arguments)
     rows = {
@@ -84,7 +84,7 @@ def _job(steps: int, max_length: int, test_rows: int) -> dict[str, Any]:
                 "maxLength": max_length,
                 "overLength": "truncate",
             },
-            "method": {"type": "lora", "rank": 16},
+            "method": {"type": "lora", "rank": 16, "dropout": 0},
             "training": {"maxSteps": steps, "batchSize": 16, "evalEvery": steps, "checkpointEvery": CHECKPOINT_STEPS},
             "evaluation": {"maxRows": test_rows, "baseline": False},
         },

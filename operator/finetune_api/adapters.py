@@ -1,6 +1,6 @@
 """Several adapters on one shared base: what each of them is, as the spec of a job that trains it alone. Pure."""
 
-from finetune_api.spec import DataSource, Export, FineTuneJobSpec, NamedAdapter
+from finetune_api.spec import Export, FineTuneJobSpec, NamedAdapter
 
 NAME_LIMIT = 63
 """Characters of an artefact's name."""
@@ -48,12 +48,3 @@ def name_conflict(spec: FineTuneJobSpec) -> str | None:
                 return f"method.adapters and exports: two artefacts would be named {name}; rename one of them"
             seen.add(name)
     return None
-
-
-def data_sources(spec: FineTuneJobSpec) -> dict[str, DataSource]:
-    """Every source of rows by the field that names it, as in `method.adapters[billing].dataset`."""
-    named = {"dataset.train": spec.dataset.train, "dataset.eval": spec.dataset.eval}
-    for adapter in spec.method.adapters:
-        field = f"method.adapters[{adapter.name}]"
-        named |= {f"{field}.dataset": adapter.dataset, f"{field}.eval": adapter.eval}
-    return {field: source for field, source in named.items() if source is not None}

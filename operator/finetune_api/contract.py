@@ -55,7 +55,8 @@ class StageRequest(ApiModel):
     allow_remote_code: bool = False
     """Whether the administrator allowed model.trustRemoteCode."""
     lineage: list[Ancestor] | None = None
-    """Jobs that the model comes from, the nearest first; spec.model.source is where the nearest has put it."""
+    """Jobs that the model or the continued adapter comes from, the nearest first; spec names where the nearest has put
+    it."""
 
 
 class ProgressReport(ApiModel):

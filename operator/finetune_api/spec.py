@@ -38,8 +38,9 @@ ExportPrecision = Literal["fp32", "fp16", "int8", "int4", "q8_0", "q4_0", "q4_k_
 ModelUri = Annotated[str, uri_of("model.source", "hf", "pvc", "s3", "gs", "az", "oci", "job")]
 DataUri = Annotated[str, uri_of("dataset source", "hf", "pvc", "s3", "gs", "az")]
 DestinationUri = Annotated[str, uri_of("output.destination", "pvc", "s3", "gs", "az", "oci", "hf")]
+AdapterUri = Annotated[str, uri_of("method.continueFrom.source", "hf", "pvc", "s3", "gs", "az", "job")]
 Revision = Annotated[
-    str, Matching("[A-Za-z0-9][A-Za-z0-9._/-]*", "model.revision must be a commit, a tag or a branch", 128)
+    str, Matching("[A-Za-z0-9][A-Za-z0-9._/-]*", "a revision must be a commit, a tag or a branch", 128)
 ]
 Split = Annotated[
     str,
@@ -192,6 +193,18 @@ class NamedAdapter(ApiModel):
     """Its own scaling numerator; when absent, its rank in the proportion of method.alpha to method.rank."""
 
 
+class AdapterSource(ApiModel):
+    """An adapter that has been trained before."""
+
+    source: AdapterUri
+    """Where it is: hf://org/name, pvc://claim/path, s3://, gs://, az://, job://name (its output); a folder with
+    adapter_config.json and adapter_model.safetensors."""
+    revision: Revision | None = None
+    """Commit, tag or branch of an hf:// source; resolved to a commit and pinned when absent."""
+    credentials: SecretRef | None = None
+    """Secret for a private adapter."""
+
+
 class MethodSpec(ApiModel):
     """How the weights are changed."""
 
@@ -227,6 +240,9 @@ class MethodSpec(ApiModel):
     (olora), or the quantization error (loftq; qlora only). All but zero are saved at twice the rank."""
     quantization: Quantization | None = None
     """Quantization of the base; qlora only."""
+    continue_from: AdapterSource | None = None
+    """Adapter to go on training, on the base that model.source names, in place of a new one; type, rank, alpha,
+    rankStabilized, targetModules and modulesToSave must be its own."""
     adapters: Annotated[list[NamedAdapter], Field(max_length=16), keyed_by("name")] = []
     """Several adapters on one shared base, trained in one run and saved separately. What else the job says (task,
     steps, gates, exports) holds for each of them."""
@@ -272,6 +288,15 @@ class MethodSpec(ApiModel):
                 "is not; remove them or choose lora",
                 lambda m: (
                     m.type != "adapter" or (m.rank, m.alpha, m.dropout, m.initialization) == (16, 32, 0.05, "default")
+                ),
+            ),
+            Rule(
+                "!has(self.continueFrom) || "
+                "(self.type != 'full' && self.initialization == 'default' && self.adapters.size() == 0)",
+                "method.continueFrom gives one adapter its start values: with type: full, an initialization of its own "
+                "or method.adapters remove it",
+                lambda m: (
+                    m.continue_from is None or (m.type != "full" and m.initialization == "default" and not m.adapters)
                 ),
             ),
             Rule(
@@ -503,7 +528,7 @@ class Gate(ApiModel):
 
 
 class EvaluationSpec(ApiModel):
-    """How the tuned model is compared with the untouched one."""
+    """How the tuned model is compared with what training started from."""
 
     metrics: Annotated[
         Auto | Annotated[list[Annotated[str, Field(max_length=63)]], Field(min_length=1, max_length=32)],
@@ -519,7 +544,7 @@ class EvaluationSpec(ApiModel):
     ] = "auto"
     """Metrics to report, or auto for those of the task."""
     baseline: bool = True
-    """Evaluate the base model on the same rows."""
+    """Evaluate what training started from, too: the base model, or the continued adapter on it."""
     max_rows: Annotated[int, Field(ge=1)] = 500
     """Held-out rows used at most."""
     generation: Generation = Generation()

@@ -91,6 +91,17 @@ SPEC_RULES = (
         lambda s: s.method.type != "full" or all(e.format not in ("peft", "onnx-adapter") for e in s.exports),
     ),
     Rule(
+        "!has(self.method.continueFrom) || !self.method.continueFrom.source.startsWith('job://') || "
+        "!self.model.source.startsWith('job://')",
+        "model.source and method.continueFrom.source both name a job, and the base must be the one that the adapter "
+        "was trained on: name its folder in model.source",
+        lambda s: (
+            s.method.continue_from is None
+            or not s.method.continue_from.source.startswith("job://")
+            or not s.model.source.startswith("job://")
+        ),
+    ),
+    Rule(
         "self.exports.all(a, self.exports.exists_one(b, b.name == a.name))",
         "exports must have different names",
         lambda s: len({e.name for e in s.exports}) == len(s.exports),

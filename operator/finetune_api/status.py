@@ -233,6 +233,15 @@ class PlannedMethod(ApiModel):
     """Scaling numerator of the adapter."""
     target_modules: Annotated[list[Text], Field(max_length=64)] = []
     """Modules that are adapted."""
+    continued_from: Annotated[str, Field(max_length=1024)] = ""
+    """Source of the adapter that is continued; empty for a new one."""
+    continued_digest: Annotated[str, Field(max_length=80)] = ""
+    """Digest of its files."""
+
+    @property
+    def start(self) -> str:
+        """What training starts from and the tuned model is compared with, in words."""
+        return "continued adapter" if self.continued_from else "base model"
 
 
 class PlannedTraining(ApiModel):
@@ -390,7 +399,7 @@ class Evaluation(ApiModel):
     adapters: Annotated[list[AdapterEvaluation], Field(max_length=16), keyed_by("name")] = []
     """With method.adapters all figures are here, each adapter's on its own rows; the rest is then empty."""
     baseline: dict[str, Decimal] = {}
-    """Metrics of the untouched base model."""
+    """Metrics of what training started from: the untouched base model, or the continued adapter on it."""
     tuned: dict[str, Decimal] = {}
     """Metrics of the tuned model."""
     gates: Annotated[list[GateResult], Field(max_length=16)] = []
@@ -493,7 +502,7 @@ class StageTiming(ApiModel):
 
 
 class Ancestor(ApiModel):
-    """A job that made the model which this one tunes on."""
+    """A job that made the model which this one tunes on, or the adapter which it continues."""
 
     job: Annotated[str, Field(max_length=253)]
     """Its name."""
@@ -505,6 +514,8 @@ class Ancestor(ApiModel):
     """Where that lies."""
     digest: Annotated[str, Field(max_length=80)]
     """Digest that it was published with, and that prepare has compared."""
+    base_digest: Annotated[str, Field(max_length=80)] = ""
+    """Of an adapter, the digest of the model that it was trained on."""
 
 
 class FineTuneJobStatus(ApiModel):

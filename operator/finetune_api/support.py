@@ -5,9 +5,9 @@ The operator asks before it creates anything; a run without Kubernetes asks befo
 
 from collections.abc import Iterator
 
-from finetune_api.adapters import data_sources
 from finetune_api.heads import HEAD_FORMATS
-from finetune_api.spec import DataSource, FineTuneJobSpec, ModelSpec
+from finetune_api.sources import sources
+from finetune_api.spec import DataSource, FineTuneJobSpec
 
 TASKS = ("chat", "completion", "summarization", "extraction", "preference", *HEAD_FORMATS)
 OBJECTIVES = ("sft", "pretrain", "dpo", "orpo", "kto")
@@ -35,11 +35,9 @@ def _unsupported(spec: FineTuneJobSpec) -> Iterator[str]:
     yield from _outside("distributed.strategy", spec.distributed.strategy, STRATEGIES)
     yield from _outside("distributed.nodes", spec.distributed.nodes, (1,))
     yield from _outside("distributed.processesPerNode", spec.distributed.processes_per_node, ("auto", 1))
-    yield from _outside("model.source", _scheme(spec.model.source), SOURCE_SCHEMES)
-    if spec.model.revision and _scheme(spec.model.source) != "hf":
-        yield f"model.revision={spec.model.revision} with {_scheme(spec.model.source)}://"
-    if spec.method.adapters and spec.task in HEAD_FORMATS:
-        yield f"method.adapters with task={spec.task}"
+    if spec.task in HEAD_FORMATS:
+        asked = {"method.adapters": spec.method.adapters, "method.continueFrom": spec.method.continue_from}
+        yield from (f"{field} with task={spec.task}" for field, value in asked.items() if value)
     yield from _sources(spec)
     yield from _credentials(spec)
     yield from _present(spec)
@@ -48,15 +46,17 @@ def _unsupported(spec: FineTuneJobSpec) -> Iterator[str]:
 
 
 def _sources(spec: FineTuneJobSpec) -> Iterator[str]:
-    for field, source in data_sources(spec).items():
-        yield from _outside(f"{field}.source", _scheme(source.source), SOURCE_SCHEMES)
+    for field, source in sources(spec).items():
+        scheme = _scheme(source.source)
+        yield from _outside(f"{field}.source", scheme, SOURCE_SCHEMES)
+        if not isinstance(source, DataSource) and source.revision and scheme != "hf":
+            yield f"{field}.revision={source.revision} with {scheme}://"
 
 
 def _credentials(spec: FineTuneJobSpec) -> Iterator[str]:
     """A Secret becomes environment variables, so two of them for one kind of source would hide each other."""
     used: dict[str, str] = {}
-    named: dict[str, ModelSpec | DataSource] = {"model": spec.model, **data_sources(spec)}
-    for field, source in named.items():
+    for field, source in sources(spec).items():
         if source.credentials is None:
             continue
         secret, scheme = source.credentials.secret_ref, _scheme(source.source)

@@ -26,7 +26,7 @@ def summary(job: FineTuneJob) -> RenderableType:
     if status.phase is Phase.FAILED:
         return Group(*parts, Text(f"reason: {_failure_reason(status)}"))
     if status.evaluation:
-        parts += _evaluation_tables(status.evaluation)
+        parts += _evaluation_tables(status.evaluation, status.plan.method.start if status.plan else "base model")
     if status.artifacts:
         parts.append(_artifact_table(status.artifacts))
     parts.append(_timing_table(status))
@@ -37,15 +37,15 @@ def _failure_reason(status: FineTuneJobStatus) -> str:
     return next((c.reason for c in status.conditions if c.type == ConditionType.SUCCEEDED), "unknown")
 
 
-def _evaluation_tables(evaluation: Evaluation) -> list[Table]:
+def _evaluation_tables(evaluation: Evaluation, start: str) -> list[Table]:
     """One table, or one for each of several adapters."""
     if not evaluation.adapters:
-        return [_evaluation_table(f"{evaluation.rows} held-out rows", evaluation)]
-    return [_evaluation_table(f"{a.name}: {a.rows} held-out rows", a) for a in evaluation.adapters]
+        return [_evaluation_table(f"{evaluation.rows} held-out rows", evaluation, start)]
+    return [_evaluation_table(f"{a.name}: {a.rows} held-out rows", a, start) for a in evaluation.adapters]
 
 
-def _evaluation_table(title: str, evaluation: Evaluation | AdapterEvaluation) -> Table:
-    table = _table(title, "metric", ">base model", ">tuned model", ">difference")
+def _evaluation_table(title: str, evaluation: Evaluation | AdapterEvaluation, start: str) -> Table:
+    table = _table(title, "metric", f">{start}", ">tuned model", ">difference")
     for metric, tuned in evaluation.tuned.items():
         base = evaluation.baseline.get(metric)
         difference = "" if base is None else f"{tuned - base:+.4g}"

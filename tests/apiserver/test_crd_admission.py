@@ -17,8 +17,7 @@ from job_documents import (
     Case,
     Document,
     changed,
-    everything,
-    everything_of_adapters,
+    complete,
     smallest,
 )
 from local_cluster.control_plane import ControlPlane
@@ -37,7 +36,7 @@ def test_the_smallest_job_comes_back_with_every_default(jobs: JobApi) -> None:
     assert stored.document["spec"] == want_spec
 
 
-@pytest.mark.parametrize("document", [everything(), everything_of_adapters()], ids=["one", "adapters"])
+@pytest.mark.parametrize("document", complete().values(), ids=complete())
 def test_a_job_that_sets_everything_is_stored_as_it_was_written(jobs: JobApi, document: Document) -> None:
     stored = jobs.try_create(document)
     assert stored.accepted, stored.message
@@ -48,8 +47,9 @@ def test_a_job_that_sets_everything_is_stored_as_it_was_written(jobs: JobApi, do
 def test_a_job_that_sets_everything_leaves_no_field_out(jobs: JobApi) -> None:
     (version,) = _crd(jobs)["spec"]["versions"]
     schema = version["schema"]["openAPIV3Schema"]["properties"]["spec"]
-    documents = (everything(), everything_of_adapters())
-    unset = set(_paths(schema)) - {path for document in documents for path in _set_paths(document["spec"], schema)}
+    unset = set(_paths(schema)) - {
+        path for document in complete().values() for path in _set_paths(document["spec"], schema)
+    }
     assert unset == {".training.maxSteps"}
 
 

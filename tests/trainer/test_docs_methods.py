@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from peft import LoraConfig, get_peft_model
+from transformers import AutoModelForCausalLM
 
 from finetune_api.exit_codes import ExitCode
 from finetune_trainer import local_run
@@ -39,10 +41,17 @@ def claims(tmp_path: Path) -> Path:
     for part, name in enumerate(("billing", "returns")):
         (tmp_path / "datasets" / f"{name}.jsonl").write_text("".join(lines[part::2] * 2))
     write_preferences(tmp_path / "datasets")
+    write_adapter(tmp_path / "models" / "SmolLM2-135M-Instruct", tmp_path / "models" / "earlier-adapter")
     (tmp_path / "models" / "SmolLM2-135M").symlink_to("SmolLM2-135M-Instruct")
     texts = (json.dumps({"text": " ".join(SENTENCES[i : i + 3])}) + "\n" for i in range(10))
     (tmp_path / "datasets" / "corpus.jsonl").write_text("".join(texts))
     return tmp_path
+
+
+def write_adapter(model: Path, folder: Path) -> None:
+    """A LoRA adapter of the default rank."""
+    config = LoraConfig(r=16, lora_alpha=32, target_modules="all-linear", task_type="CAUSAL_LM")
+    get_peft_model(AutoModelForCausalLM.from_pretrained(model), config).save_pretrained(folder)
 
 
 def write_preferences(folder: Path) -> None:

@@ -11,18 +11,23 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from peft import LoraConfig, get_peft_model
+from transformers import AutoModelForCausalLM
 
 from fake_hub import FakeHub, fake_hub
 from tiny_models import build_tiny_model
 
 pytestmark = pytest.mark.trainer
-MODEL_COMMIT, DATA_COMMIT = "a" * 40, "b" * 40
+MODEL_COMMIT, DATA_COMMIT, ADAPTER_COMMIT = "a" * 40, "b" * 40, "c" * 40
 TESTS = Path(__file__).parents[1]
 
 SCENARIOS: dict[str, dict[str, Any]] = {
     "smallest": {},
     "again": {"workspace": "smallest"},
     "pinned": {"model": {"source": "hf://org/tiny", "revision": MODEL_COMMIT}},
+    "continued": {"method": {"continueFrom": {"source": "hf://org/adapter"}}},
+    "another rank": {"method": {"rank": 4, "continueFrom": {"source": "hf://org/adapter"}}},
+    "no adapter": {"method": {"continueFrom": {"source": "hf://org/notes"}}},
     "sliced": {"dataset": {"train": {"source": "hf://org/data", "split": "train[:50%]"}}},
     "absent": {"model": {"source": "hf://org/absent"}},
     "gated": {"model": {"source": "hf://org/gated"}},
@@ -56,6 +61,14 @@ for name, spec in json.loads(sys.argv[2]).items():
 """
 
 
+def adapter(folder: Path) -> Path:
+    """A LoRA adapter of the default rank on the published model, with files that are of no use here."""
+    config = LoraConfig(r=16, lora_alpha=32, target_modules="all-linear", task_type="CAUSAL_LM")
+    get_peft_model(AutoModelForCausalLM.from_pretrained(build_tiny_model("llama")), config).save_pretrained(folder)
+    (folder / "optimizer.pt").write_bytes(b"x")
+    return folder
+
+
 def publish(hub: FakeHub, root: Path) -> None:
     """Everything that the scenarios name."""
 
@@ -72,6 +85,7 @@ def publish(hub: FakeHub, root: Path) -> None:
     hub.add("model", "org/pickled", folder("pickled", config_dot_json="{}", pytorch_model_dot_bin="x"))
     hub.add("model", "org/gguf", folder("gguf", model_dot_gguf="GGUF"))
     hub.add("model", "org/notes", folder("notes", README_dot_md="x"))
+    hub.add("model", "org/adapter", adapter(root / "published" / "adapter"), ADAPTER_COMMIT)
     hub.add("dataset", "org/data", folder("data", train_dot_jsonl=rows), DATA_COMMIT)
     canary = f"open({str(root / 'canary')!r}, 'w')\n"
     hub.add("dataset", "org/script", folder("script", script_dot_py=canary))
@@ -128,11 +142,24 @@ def test_the_token_of_the_environment_is_used(root: Path) -> None:
 
 
 def test_a_second_call_gives_the_same_result(root: Path) -> None:
-    assert answer(root, "again") == answer(root, "smallest")
+    found, want = (answer(root, name)["result"] for name in ("again", "smallest"))
+    for result in (found, want):  # the speed of the machine is measured anew
+        del result["plan"]["estimatedSeconds"], result["message"]
+    assert found == want
 
 
 def test_a_given_commit_is_kept(root: Path) -> None:
     assert answer(root, "pinned")["result"]["plan"]["model"]["revision"] == MODEL_COMMIT
+
+
+def test_an_adapter_is_continued_at_its_commit_and_nothing_else_of_it_is_downloaded(root: Path) -> None:
+    method = answer(root, "continued")["result"]["plan"]["method"]
+    assert (method["continuedFrom"], method["continuedDigest"][:7]) == ("hf://org/adapter", "sha256:")
+    paths = {path for _, path, _ in json.loads((root / "requests.json").read_text()) if "org/adapter/resolve" in path}
+    files = ("adapter_config.json", "adapter_model.safetensors")
+    assert {path.partition("?")[0] for path in paths} == {
+        f"/org/adapter/resolve/{ADAPTER_COMMIT}/{name}" for name in files
+    }
 
 
 def test_a_slice_of_a_hub_dataset_is_taken(root: Path) -> None:
@@ -150,6 +177,12 @@ def test_a_slice_of_a_hub_dataset_is_taken(root: Path) -> None:
         ("pickled", "InvalidModelError", "pytorch_model.bin is refused: such files can run code when read"),
         ("gguf", "InvalidModelError", "hf://org/gguf holds GGUF files only; copy one into a claim"),
         ("no model", "SourceNotFoundError", "hf://org/notes holds no model (*.safetensors); it holds README.md"),
+        (
+            "another rank",
+            "InvalidSpecError",
+            "hf://org/adapter does not go with this job: method.rank is 4, its own",
+        ),
+        ("no adapter", "SourceNotFoundError", "hf://org/notes holds no adapter (adapter_config.json"),
         ("no data", "SourceNotFoundError", "hf://org/absent does not exist on the hub"),
         ("no split", "SourceNotFoundError", "hf://org/data: "),
         ("bad rows", "InvalidDataError", "hf://org/bad: 1 of 21 rows cannot be used: row 21: completion is empty"),

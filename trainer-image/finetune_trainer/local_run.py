@@ -15,10 +15,10 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from finetune_api.adapters import data_sources
 from finetune_api.contract import JobRef, StageRequest, StageResult, parse_result
 from finetune_api.exit_codes import REASON_OF, ExitCode
 from finetune_api.names import OUTPUT_ENV_PREFIX
+from finetune_api.sources import sources
 from finetune_api.status import Stage
 from finetune_api.v1alpha1 import FineTuneJob
 from finetune_trainer.errors import InvalidSpecError, SourceNotFoundError, StageError
@@ -73,8 +73,7 @@ def _require_claims(job: FineTuneJob, claims: dict[str, Path]) -> None:
 
 
 def _uris(job: FineTuneJob) -> list[str]:
-    spec = job.spec
-    found = [spec.model.source, *(rows.source for rows in data_sources(spec).values()), spec.output.destination]
+    found = [*(source.source for source in sources(job.spec).values()), job.spec.output.destination]
     return [uri for uri in found if uri]
 
 
@@ -165,7 +164,7 @@ def _details(result: StageResult) -> list[str]:
         measured = result.evaluation.model_dump(mode="json")
         for part in measured["adapters"] or [measured]:
             named = f"{part['name']}: " if "name" in part else ""
-            lines += [f"{named}base model: {part['baseline']}", f"{named}tuned model: {part['tuned']}"]
+            lines += [f"{named}before: {part['baseline']}", f"{named}tuned model: {part['tuned']}"]
     lines += [f"{artifact.name} ({artifact.format}): {artifact.uri}" for artifact in result.artifacts]
     return lines
 

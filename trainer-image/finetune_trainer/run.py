@@ -73,6 +73,11 @@ class Workspace:
         return self.folder / "checkpoints"
 
     @property
+    def continued(self) -> Path:
+        """The adapter that the job continues, as it came; absent when a new one is started."""
+        return self.root / "continued"
+
+    @property
     def start_values(self) -> Path:
         """Folder with the start of an adapter that does not start at zero: <digest of the run>.safetensors."""
         return self.folder / "start"

@@ -18,9 +18,9 @@ from typing import Any
 import structlog
 from pydantic import ValidationError
 
-from finetune_api.adapters import data_sources
 from finetune_api.contract import CONTRACT_VERSION, StageRequest, StageResult
 from finetune_api.exit_codes import REASON_OF, ExitCode
+from finetune_api.sources import sources
 from finetune_api.status import Stage
 from finetune_api.support import unsupported
 from finetune_trainer import event_log, ownership
@@ -177,8 +177,7 @@ def prepare_process(run: Run) -> None:
 
 
 def _reads_hub(run: Run) -> bool:
-    sources = [run.spec.model.source, *(rows.source for rows in data_sources(run.spec).values())]
-    return any(source.startswith("hf://") for source in sources)
+    return any(source.source.startswith("hf://") for source in sources(run.spec).values())
 
 
 def _exit_on_sigterm(run: Run) -> None:

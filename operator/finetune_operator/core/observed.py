@@ -35,7 +35,7 @@ class Observed:
     others: tuple[Manifest, ...] = ()
     """PersistentVolumeClaims and NetworkPolicies labelled with the job's uid."""
     parent: Manifest | None = None
-    """The FineTuneJob that model.source names, while its model is still to be looked up."""
+    """The FineTuneJob that a job:// source names, while what it publishes is still to be looked up."""
     workloads: tuple[Manifest, ...] = ()
     """A queue manager's Workloads that belong to one of `jobs`."""
     report: ProgressReport | None = None

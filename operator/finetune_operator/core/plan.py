@@ -93,7 +93,7 @@ class _Planner:
         if isinstance(origin, checks.Failure):
             self._fail(Stage.PREPARE, origin.reason, origin.message)
             return self._finish()
-        self.spec = spec = lineage.with_model(spec, origin)
+        self.spec = spec = lineage.with_places(spec, origin)
         self.used = spending.spent(self.observed, spec, self.status, self.now)
         failure = (
             checks.refuse(spec, self.configuration)

@@ -142,19 +142,20 @@ def duration(seconds: float) -> str:
 def success_message(status: FineTuneJobStatus) -> str:
     """What the job achieved, in one sentence."""
     artifacts = f"{len(status.artifacts)} artifact{'s' if len(status.artifacts) != 1 else ''} published"
-    comparison = _comparisons(status.evaluation) if status.evaluation else ""
+    start = status.plan.method.start if status.plan else "base model"
+    comparison = _comparisons(status.evaluation, start) if status.evaluation else ""
     return f"{comparison}; {artifacts}" if comparison else artifacts
 
 
-def _comparisons(evaluation: Evaluation) -> str:
+def _comparisons(evaluation: Evaluation, start: str) -> str:
     if not evaluation.adapters:
-        return ", ".join(_comparison(evaluation)[:2])
-    return "; ".join(f"{a.name}: {found}" for a in evaluation.adapters for found in _comparison(a)[:1])
+        return ", ".join(_comparison(evaluation, start)[:2])
+    return "; ".join(f"{a.name}: {found}" for a in evaluation.adapters for found in _comparison(a, start)[:1])
 
 
-def _comparison(evaluation: Evaluation | AdapterEvaluation) -> list[str]:
+def _comparison(evaluation: Evaluation | AdapterEvaluation, start: str) -> list[str]:
     return [
-        f"{metric} {tuned:.4g} (base model {evaluation.baseline[metric]:.4g})"
+        f"{metric} {tuned:.4g} ({start} {evaluation.baseline[metric]:.4g})"
         if metric in evaluation.baseline
         else f"{metric} {tuned:.4g}"
         for metric, tuned in sorted(evaluation.tuned.items(), key=_by_interest)

@@ -7,7 +7,7 @@ from pydantic import ValidationError
 
 from finetune_api.rules import ApiModel
 from finetune_api.v1alpha1 import FineTuneJob
-from job_documents import ACCEPTED, REFUSED, Case, Document, everything, everything_of_adapters
+from job_documents import ACCEPTED, REFUSED, Case, Document, complete
 
 
 def _judged(document: dict[str, object]) -> FineTuneJob:
@@ -25,7 +25,7 @@ def test_python_refuses(case: Case) -> None:
         _judged(case.document())
 
 
-@pytest.mark.parametrize("document", [everything(), everything_of_adapters()], ids=["one", "adapters"])
+@pytest.mark.parametrize("document", complete().values(), ids=complete())
 def test_python_accepts_a_job_that_sets_everything(document: Document) -> None:
     assert _judged(document).spec.training.extra == document["spec"]["training"]["extra"]
 

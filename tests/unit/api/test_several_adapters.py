@@ -4,7 +4,8 @@ from typing import Any
 
 import pytest
 
-from finetune_api.adapters import adapter_specs, data_sources, name_conflict
+from finetune_api.adapters import adapter_specs, name_conflict
+from finetune_api.sources import data_sources
 from finetune_api.spec import FineTuneJobSpec
 
 ROWS = {"source": "pvc://d/t.jsonl"}

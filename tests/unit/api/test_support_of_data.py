@@ -37,6 +37,15 @@ def refused(**parts: Any) -> list[str]:
         ({"output": {"credentials": {"secretRef": "k"}}}, ["output.credentials=k with no output.destination"]),
         ({"model": {"source": "pvc://m/tiny", "revision": "v1"}}, ["model.revision=v1 with pvc://"]),
         ({"model": {"source": "hf://org/tiny", "revision": "v1"}}, []),
+        ({"method": {"continueFrom": {"source": "hf://org/a", "revision": "v1"}}}, []),
+        (
+            {"method": {"continueFrom": {"source": "gs://b/a", "revision": "v1"}}},
+            ["method.continueFrom.revision=v1 with gs://"],
+        ),
+        (
+            {"method": {"continueFrom": {"source": "pvc://m/a"}}, "task": "classification"},
+            ["method.continueFrom with task=classification"],
+        ),
     ],
 )
 def test_what_is_not_supported_is_named(parts: dict[str, Any], want: list[str]) -> None:

@@ -1,4 +1,4 @@
-"""model.source: job://name waits for the other job, takes its whole model, and does not need that job any more."""
+"""job://name waits for the other job, takes its whole model or its adapter, and does not need that job any more."""
 
 import json
 from typing import Any
@@ -138,6 +138,72 @@ def test_a_job_without_a_model_to_tune_on_ends_this_one(other: dict[str, Any], r
     assert words in world.status["message"]
 
 
+def continuing(**spec: Any) -> World:
+    method = {"continueFrom": {"source": "job://first"}}
+    return World(make_job("second").with_spec(model={"source": "pvc://models/base"}, method=method, **spec).obj())
+
+
+def test_an_adapter_is_continued_from_where_it_was_published_on_the_base_that_the_job_names() -> None:
+    world = continuing()
+    world.parent = parent("Succeeded", MERGED, ADAPTER, plan=make_plan().to_json(), lineage=[GRANDPARENT])
+    world.settle()
+    [request] = requests(world)
+    assert request["spec"]["model"]["source"] == "pvc://models/base"
+    assert request["spec"]["method"]["continueFrom"]["source"] == ADAPTER["uri"]
+    nearest, _ = request["lineage"]
+    assert (nearest["artifact"], nearest["baseDigest"]) == ("adapter", make_plan().model.digest)
+    assert world.status["lineage"] == request["lineage"]
+
+
+def test_the_base_of_a_merged_model_is_nobodys_concern() -> None:
+    world = child()
+    world.parent = parent("Succeeded", MERGED, plan=make_plan().to_json())
+    world.settle()
+    assert "baseDigest" not in {key for key, value in world.status["lineage"][0].items() if value}
+
+
+@pytest.mark.parametrize(
+    ("other", "phase", "words"),
+    [
+        (None, Phase.PENDING, "waiting for FineTuneJob first, which does not exist"),
+        (parent("Training"), Phase.PENDING, "waiting for FineTuneJob first, whose model is not published yet"),
+        (parent("Failed", message="no"), Phase.FAILED, "method.continueFrom.source: job://first has failed: no"),
+        (
+            parent("Succeeded", MERGED),
+            Phase.FAILED,
+            "has published safetensors, and what can be continued is an adapter: give it an export of format peft",
+        ),
+        (
+            parent("Succeeded", ADAPTER, plan=PLAN_OF_TWO),
+            Phase.FAILED,
+            "name the folder of the one that is meant in method.continueFrom.source, as in pvc://models/first/adapter",
+        ),
+    ],
+)
+def test_an_adapter_is_waited_for_like_a_model(other: dict[str, Any] | None, phase: Phase, words: str) -> None:
+    world = continuing()
+    world.parent = other
+    world.settle()
+    assert world.phase is phase
+    assert words in (world.status.get("message") or "") + world.condition("Prepared")["message"]
+
+
+def test_the_claim_of_a_continued_adapter_is_mounted() -> None:
+    method = {"continueFrom": {"source": "pvc://adapters/first"}}
+    world = World(make_job("second").with_spec(method=method).obj())
+    world.settle()
+    claims = [v["persistentVolumeClaim"]["claimName"] for v in _volumes(world) if "persistentVolumeClaim" in v]
+    assert "adapters" in claims
+
+
+def test_a_private_adapter_is_read_with_its_own_secret() -> None:
+    continued = {"source": "hf://org/adapter", "credentials": {"secretRef": "hub"}}
+    world = World(make_job("second").with_spec(method={"continueFrom": continued}).obj())
+    world.settle()
+    [job] = world.jobs.values()
+    assert {"secretRef": {"name": "hub"}} in job["spec"]["template"]["spec"]["containers"][0]["envFrom"]
+
+
 def test_it_cannot_wait_for_itself() -> None:
     world = World(make_job("first").with_spec(model={"source": "job://first"}).obj())
     world.settle()
@@ -164,3 +230,5 @@ def test_the_other_job_is_looked_up_only_until_it_is_known() -> None:
     job["status"] = {"lineage": [GRANDPARENT]}
     assert awaited_parent(job) == ""
     assert awaited_parent(make_job().obj()) == ""
+    assert awaited_parent(continuing().job) == "first"
+    assert awaited_parent({"spec": {"method": {"continueFrom": "job://first"}}}) == ""

@@ -63,6 +63,13 @@ def test_the_environment_suits_a_read_only_root(extra: str) -> None:
         assert variable in environment
 
 
+def test_the_allocator_that_is_preloaded_is_installed_before() -> None:
+    steps = _last_stage("trainer")
+    (installed,) = [i for i, step in enumerate(steps) if "libtcmalloc-minimal4" in step]
+    (preloaded,) = [i for i, step in enumerate(steps) if "LD_PRELOAD=libtcmalloc_minimal.so.4" in step]
+    assert installed < preloaded
+
+
 @pytest.mark.parametrize("extra", FOLDERS)
 @pytest.mark.parametrize("label", ["title", "description", "licenses", "version", "revision"])
 def test_the_image_says_what_it_is(extra: str, label: str) -> None:

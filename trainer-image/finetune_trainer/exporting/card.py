@@ -32,6 +32,8 @@ def _introduction(report: dict[str, Any], base: str) -> str:
     if adapters := plan.get("adapters"):
         how = f"{len(adapters)} adapters of type {method['type']}, each on rows of its own,"
         steps = ", ".join(f"`{a['name']}` {a['totalSteps']} steps of {a['batchSize']} rows" for a in adapters)
+    if continued := method.get("continuedFrom"):
+        how += f", going on with the adapter `{continued}`,"
     how += f" ({training['objective']})" if training["objective"] != "sft" else ""
     rows = f" on {data['trainRows']} rows" if data else ""
     return (
@@ -47,22 +49,25 @@ def _evaluation(report: dict[str, Any]) -> str:
         return ""
     adapters = evaluation.get("adapters", [])
     if not adapters:
-        return _evaluation_table("", evaluation, report.get("comparison"))
+        before = "continued adapter" if report["plan"]["method"].get("continuedFrom") else "base model"
+        return _evaluation_table("", evaluation, report.get("comparison"), before)
     told = report["adapters"]
     tables = (_evaluation_table(f" of `{a['name']}`", a, told[a["name"]].get("comparison")) for a in adapters)
     return "\n\n".join(tables)
 
 
-def _evaluation_table(of: str, evaluation: dict[str, Any], comparison: dict[str, Any] | None) -> str:
+def _evaluation_table(
+    of: str, evaluation: dict[str, Any], comparison: dict[str, Any] | None, before: str = "base model"
+) -> str:
     intervals = {d["metric"]: d for d in (comparison or {}).get("differences", [])}
     lines = [
         f"## Evaluation{of} on {evaluation['rows']} held-out rows\n",
-        "| metric | base model | this model | difference, 95 % interval |",
+        f"| metric | {before} | this model | difference, 95 % interval |",
         "|---|---|---|---|",
     ]
     for metric, value in evaluation["tuned"].items():
-        before = evaluation.get("baseline", {}).get(metric, "")
-        lines.append(f"| {metric} | {before} | {value} | {_interval(intervals.get(metric))} |")
+        earlier = evaluation.get("baseline", {}).get(metric, "")
+        lines.append(f"| {metric} | {earlier} | {value} | {_interval(intervals.get(metric))} |")
     return "\n".join(lines)
 
 

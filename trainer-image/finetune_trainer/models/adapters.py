@@ -1,13 +1,16 @@
-"""Which weights are trained: an adapter on a frozen base, or all of them. Must not read or write files."""
+"""Which weights are trained: an adapter on a frozen base, or all of them."""
+
+from pathlib import Path
 
 import numpy as np
 import torch
-from peft import IA3Config, LoraConfig, PeftConfig, PeftModel, get_peft_model
+from peft import IA3Config, LoraConfig, PeftConfig, PeftModel, get_peft_model, set_peft_model_state_dict
+from safetensors.torch import load_file
 from transformers import PreTrainedModel, set_seed
 
 from finetune_api.spec import MethodSpec
 from finetune_api.status import PlannedMethod
-from finetune_trainer.errors import InvalidSpecError
+from finetune_trainer.errors import InvalidModelError, InvalidSpecError
 from finetune_trainer.models.adaptation import is_feedforward
 from finetune_trainer.models.heads import MODULES, PEFT_TASKS, Head, head_name
 
@@ -85,6 +88,18 @@ def _add_head(config: PeftConfig, head: Head, name: str) -> None:
     config.modules_to_save = [module for module in (config.modules_to_save or []) if module not in MODULES]
     if isinstance(config.target_modules, str):
         config.exclude_modules = {name}
+
+
+def continue_adapter(model: PeftModel, folder: Path) -> None:
+    """Give what is trained of `model` the values of the adapter in `folder`. Raises InvalidModelError for others."""
+    report = set_peft_model_state_dict(model, load_file(folder / "adapter_model.safetensors"))
+    absent = sorted({*report.missing_keys} & trainable(model).keys())
+    if absent or report.unexpected_keys:
+        names = ", ".join([*absent, *report.unexpected_keys][:5])
+        raise InvalidModelError(
+            f"method.continueFrom: the adapter lacks {len(absent)} tensors of this job's and has "
+            f"{len(report.unexpected_keys)} others ({names})"
+        )
 
 
 def trainable(model: torch.nn.Module) -> dict[str, torch.nn.Parameter]:

@@ -12,11 +12,11 @@ from fnmatch import fnmatch
 from pathlib import Path
 
 from finetune_trainer.errors import InvalidModelError, SourceNotFoundError
-from finetune_trainer.exporting.digests import digest, list_files
 from finetune_trainer.hub_access import hub_errors, hub_name, pinned_revision
 from finetune_trainer.models.digest import model_digest
 from finetune_trainer.models.folder_check import PICKLED, check_model_folder
 from finetune_trainer.models.gguf_conversion import convert_gguf
+from finetune_trainer.models.published import publication, require_published
 from finetune_trainer.models.safetensors_check import TensorHeader
 from finetune_trainer.object_store import bring_objects, is_object_uri
 from finetune_trainer.paths import claim_root, claimed_path, is_inside
@@ -54,21 +54,9 @@ def bring_model(run: Run) -> SourcedModel:
     if path.is_file():
         raise InvalidModelError(f"{uri} is a single file; name the folder with config.json and safetensors, or a .gguf")
     tensors = check_model_folder(path, claim_root(run, uri), uri)
-    _require_published(run, path)
+    require_published(run, uri, path)
     _link(run.workspace.model, path)
     return SourcedModel(tensors, "", model_digest(path))
-
-
-def _require_published(run: Run, path: Path) -> None:
-    """The artefact of another job must be what that job has published, byte for byte."""
-    if not run.request.lineage:
-        return
-    nearest = run.request.lineage[0]
-    if digest(list_files(path)) != nearest.digest:
-        raise InvalidModelError(
-            f"job://{nearest.job}: what lies at {nearest.uri} is not what that job has published: run "
-            "that job again, or name the folder itself in model.source if the change is wanted"
-        )
 
 
 def _link(link: Path, target: Path) -> None:
@@ -137,7 +125,7 @@ def _from_bucket(run: Run, uri: str) -> SourcedModel:
 
     def chosen(names: list[str]) -> Sequence[str]:
         _check_names(names, uri)
-        if run.request.lineage:
+        if publication(run, uri):
             return names  # what was published is compared as a whole
         return [name for name in names if any(fnmatch(name, pattern) for pattern in HUB_PATTERNS) and "/" not in name]
 
@@ -147,7 +135,7 @@ def _from_bucket(run: Run, uri: str) -> SourcedModel:
             return _converted(run, path, uri)
         raise InvalidModelError(f"{uri} is a single file; name the folder with config.json and safetensors, or a .gguf")
     tensors = check_model_folder(folder, folder, uri)
-    _require_published(run, folder)
+    require_published(run, uri, folder)
     _link(run.workspace.model, folder)
     return SourcedModel(tensors, "", model_digest(folder))
 

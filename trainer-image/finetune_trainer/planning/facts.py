@@ -15,6 +15,8 @@ class ModelOrigin:
     source: str
     revision: str
     digest: str
+    continued_digest: str = ""
+    """Of the files of the adapter that is continued."""
 
 
 @dataclass(frozen=True)

@@ -61,7 +61,7 @@ def resolve(spec: FineTuneJobSpec, origin: ModelOrigin, facts: ModelFacts, data:
     seconds = _seconds(facts, adapter, training, data, machine)
     return Plan(
         model=_model(origin, facts, adapter),
-        method=_method(spec, adapter),
+        method=_method(spec, adapter, origin),
         training=training,
         strategy="none",
         metrics=metrics_of(spec, data),
@@ -329,7 +329,7 @@ def _model(origin: ModelOrigin, facts: ModelFacts, adapter: Adapter | None) -> P
     )
 
 
-def _method(spec: FineTuneJobSpec, adapter: Adapter | None) -> PlannedMethod:
+def _method(spec: FineTuneJobSpec, adapter: Adapter | None, origin: ModelOrigin) -> PlannedMethod:
     if adapter is None:
         return PlannedMethod(type=spec.method.type)
     targets = spec.method.target_modules
@@ -339,6 +339,8 @@ def _method(spec: FineTuneJobSpec, adapter: Adapter | None) -> PlannedMethod:
         rank=None if rescales else spec.method.rank,
         alpha=None if rescales else spec.method.alpha,
         target_modules=targets if isinstance(targets, list) else _names_of(adapter.layers),
+        continued_from=spec.method.continue_from.source if spec.method.continue_from else "",
+        continued_digest=origin.continued_digest,
     )
 
 

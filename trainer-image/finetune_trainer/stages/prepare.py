@@ -18,6 +18,8 @@ from finetune_trainer.data.json_answers import AnswerCheck
 from finetune_trainer.data.preparation import PreparedData, prepare_data
 from finetune_trainer.errors import InvalidModelError, InvalidSpecError, NotSupportedError
 from finetune_trainer.exporting.destinations import check_destination
+from finetune_trainer.models.continued_adapter import bring_adapter
+from finetune_trainer.models.continued_check import check_continued
 from finetune_trainer.models.heads import require_head, with_head
 from finetune_trainer.models.inspection import ModelFacts, inspect_model
 from finetune_trainer.models.load import load_tokenizer
@@ -32,7 +34,7 @@ from finetune_trainer.planning.head_checks import check_head
 from finetune_trainer.planning.memory import Precision, human
 from finetune_trainer.planning.objectives import check_objective
 from finetune_trainer.planning.processor_speed import operations_per_second
-from finetune_trainer.planning.resolve import resolve
+from finetune_trainer.planning.resolve import adapter_of, resolve
 from finetune_trainer.result import store, write_atomically
 from finetune_trainer.run import Run
 
@@ -64,7 +66,16 @@ def execute(run: Run) -> StageResult:
 def _prepared(run: Run, model: SourcedModel, facts: ModelFacts) -> tuple[Plan, PreparedData]:
     data = _prepare_rows(run, facts, model.digest)
     facts = with_head(facts, run.workspace.model, run.spec.task, data.classes, run.spec.model.source)
-    return _plan(run, model, facts, data), data
+    return _plan(run, model, facts, data, _continued_digest(run, model, facts)), data
+
+
+def _continued_digest(run: Run, model: SourcedModel, facts: ModelFacts) -> str:
+    """Digest of the adapter that the job continues, which is in the workspace then; empty without one."""
+    continued, planned = bring_adapter(run, model.digest), adapter_of(run.spec, facts)
+    if continued is None or planned is None:
+        return ""
+    check_continued(continued, run.spec.method, planned)
+    return continued.digest
 
 
 def _adapters_prepared(run: Run, parts: list[Run], model: SourcedModel, facts: ModelFacts) -> StageResult:
@@ -140,10 +151,10 @@ def _clear(*paths: Path) -> None:
             path.unlink(missing_ok=True)
 
 
-def _plan(run: Run, model: SourcedModel, facts: ModelFacts, data: PreparedData) -> Plan:
+def _plan(run: Run, model: SourcedModel, facts: ModelFacts, data: PreparedData, continued_digest: str) -> Plan:
     return resolve(
         run.spec,
-        ModelOrigin(run.spec.model.source, model.revision, model.digest),
+        ModelOrigin(run.spec.model.source, model.revision, model.digest, continued_digest),
         facts,
         DataFacts(
             data.report, data.train_lengths, data.loss_on, data.distinct_answers, data.supervised_share, data.classes

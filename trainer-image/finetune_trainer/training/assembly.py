@@ -13,7 +13,7 @@ from transformers import EarlyStoppingCallback, PreTrainedModel, PrinterCallback
 
 from finetune_trainer import ownership
 from finetune_trainer.data.storage import CLASSES
-from finetune_trainer.models.adapters import make_trainable
+from finetune_trainer.models.adapters import continue_adapter, make_trainable
 from finetune_trainer.models.heads import Head, head_of, start_head
 from finetune_trainer.models.initialization import (
     initialize_loftq,
@@ -83,14 +83,15 @@ def build_trainer(
     tokenizer = load_tokenizer(run.workspace.model, run.spec.model.chat_template)
     head = head_of(run)
     base = base_of(run)
-    lesson = _lesson(run, int(tokenizer.pad_token_id), base, preemption)
+    continued = _continued(run, base)
+    lesson = _lesson(run, int(tokenizer.pad_token_id), continued or base, preemption)
     reporter = ProgressReporter(run)
     callbacks = _callbacks(run, preemption, reporter)
     trainer = lesson.trainer(
         run,
         store,
         preemption,
-        model=_model(run, base, head),
+        model=continued or _model(run, base, head),
         args=sft_config(run),
         data_collator=lesson.collator,
         train_dataset=lesson.train_rows,
@@ -115,11 +116,11 @@ class _Lesson:
     eval_rows: Dataset | None
 
 
-def _lesson(run: Run, pad_token_id: int, base: PreTrainedModel, preemption: Preemption) -> _Lesson:
+def _lesson(run: Run, pad_token_id: int, begun: PreTrainedModel, preemption: Preemption) -> _Lesson:
     padding = (pad_token_id, 8 if torch.cuda.is_available() else 1)
     if prefers(run.spec):
         collator = PreferenceCollator(RowCollator(*padding), apart=run.plan.training.objective == "kto")
-        return _Lesson(PreferenceTrainer, collator, *_preferences(run, base, preemption))
+        return _Lesson(PreferenceTrainer, collator, *_preferences(run, begun, preemption))
     if head_of(run):
         return _Lesson(HeadTrainer, HeadCollator(*padding), *_rows(run))
     return _Lesson(StageTrainer, RowCollator(*padding), *_rows(run))
@@ -140,6 +141,15 @@ def _model(run: Run, base: PreTrainedModel, head: Head | None) -> PreTrainedMode
     if start is not None:
         _set_start(run, model, start, started=started)
     return model
+
+
+def _continued(run: Run, base: PreTrainedModel) -> PreTrainedModel | None:
+    """The model with the adapter that is continued, which preferences are compared with, too; None for a new one."""
+    if run.spec.method.continue_from is None:
+        return None
+    model = make_trainable(base, run.plan.method, run.spec.method, run.spec.training.seed)
+    continue_adapter(model, run.workspace.continued)
+    return model.eval()
 
 
 def _set_start(run: Run, model: PeftModel, start: Path, *, started: bool) -> None:
@@ -163,13 +173,13 @@ def _rows(run: Run) -> tuple[Dataset, Dataset | None]:
     return train.with_format("numpy"), held_out.with_format("numpy") if held_out is not None else None
 
 
-def _preferences(run: Run, base: PreTrainedModel, preemption: Preemption) -> tuple[Dataset, Dataset | None]:
-    """As _rows, with what `base`, which nothing has trained yet, thinks of the answers."""
+def _preferences(run: Run, begun: PreTrainedModel, preemption: Preemption) -> tuple[Dataset, Dataset | None]:
+    """As _rows, with what `begun`, which this job has not trained yet, thinks of the answers."""
     folders = [run.workspace.train_rows, *([run.workspace.eval_rows] if run.plan.training.eval_every else [])]
     found = [load_preferences(folder) for folder in folders]
     if asks_reference(run.plan.training.objective):
         found = [
-            with_reference(rows, reference_likelihoods(run, base, rows, folder, preemption))
+            with_reference(rows, reference_likelihoods(run, begun, rows, folder, preemption))
             for rows, folder in zip(found, folders, strict=True)
         ]
     train, *held_out = [rows.with_format("numpy") for rows in found]

@@ -36,7 +36,8 @@ _DIGEST_BYTES = 32
 
 
 def reference_likelihoods(run: Run, model: Any, rows: Dataset, folder: Path, preemption: Preemption) -> np.ndarray:  # noqa: ANN401
-    """Summed log-likelihoods of both answers of `rows`, float64 [rows, 2], under `model`, the untouched base.
+    """Summed log-likelihoods of both answers of `rows`, float64 [rows, 2], under `model`, which this job has
+    not trained yet.
 
     `folder` is where stage prepare wrote the rows. Raises PreemptedError when asked to stop, OSError when the workspace
     cannot be written.
@@ -63,6 +64,7 @@ def reference_file(run: Run, folder: Path) -> Path:
     """File with the reference of the rows in `folder`, there or not."""
     parts = {
         "model": run.plan.model.digest,
+        "continued": run.plan.method.continued_digest,
         "quantization": run.spec.method.model_dump(mode="json", include={"type", "quantization"}),
         "precision": run.plan.training.precision,
         "attention": run.plan.training.attention,

@@ -4,9 +4,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from finetune_api import names
-from finetune_api.adapters import data_sources
 from finetune_api.contract import JobRef, StageRequest
-from finetune_api.spec import DataSource, FineTuneJobSpec, ModelSpec
+from finetune_api.sources import sources
+from finetune_api.spec import FineTuneJobSpec
 from finetune_api.status import Ancestor, Plan, Stage
 from finetune_operator.core import failures, quantities, queueing
 from finetune_operator.core.configuration import Configuration
@@ -166,8 +166,7 @@ def _credentials(spec: FineTuneJobSpec, stage: Stage) -> list[dict[str, Any]]:
     """Secrets of sources for prepare, those of tracking servers for the stages that talk to them, and the destination's
     for the stages that look at it or write to it."""
     if stage is Stage.PREPARE:
-        sources: list[ModelSpec | DataSource] = [spec.model, *data_sources(spec).values()]
-        secrets = [s.credentials.secret_ref for s in sources if s.credentials]
+        secrets = [s.credentials.secret_ref for s in sources(spec).values() if s.credentials]
     else:
         servers = (spec.reporting.mlflow, spec.reporting.wandb)
         secrets = [s.secret_ref for s in servers if s and s.secret_ref]
@@ -200,8 +199,8 @@ def _volumes(job: Manifest, spec: FineTuneJobSpec, stage: Stage) -> tuple[list[d
 def _claims(spec: FineTuneJobSpec, stage: Stage) -> dict[str, bool]:
     """Claims that a stage mounts, and whether it writes to them: the destination is looked at in prepare, and written
     in export only."""
-    sources = [spec.model.source, *(rows.source for rows in data_sources(spec).values())]
-    claims = {_claim(source): False for source in sources if source.startswith("pvc://")}
+    read = (source.source for source in sources(spec).values())
+    claims = {_claim(uri): False for uri in read if uri.startswith("pvc://")}
     destination = spec.output.destination or ""
     if stage in (Stage.PREPARE, Stage.EXPORT) and destination.startswith("pvc://"):
         claims[_claim(destination)] = stage is Stage.EXPORT

@@ -6,7 +6,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from finetune_api import names
-from finetune_api.adapters import data_sources
+from finetune_api.sources import sources
 from finetune_api.spec import FineTuneJobSpec
 from finetune_api.status import Stage
 from finetune_operator.core.configuration import Configuration
@@ -40,8 +40,7 @@ def tracking_addresses(spec: FineTuneJobSpec) -> list[str]:
 
 def downloads(spec: FineTuneJobSpec) -> bool:
     """Whether prepare needs the network for what it reads."""
-    sources = [spec.model.source, *(rows.source for rows in data_sources(spec).values())]
-    return any(not source.startswith("pvc://") for source in sources)
+    return any(not source.source.startswith("pvc://") for source in sources(spec).values())
 
 
 def publishes_in_bucket(spec: FineTuneJobSpec) -> bool:
