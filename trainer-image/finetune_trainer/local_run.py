@@ -64,6 +64,8 @@ def read_job(path: Path) -> FineTuneJob:
 
 def _require_claims(job: FineTuneJob, claims: dict[str, Path]) -> None:
     for uri in _uris(job):
+        if uri.startswith("job://"):
+            raise InvalidSpecError(f"{uri} names a job of a cluster, and here is none: name what it has published")
         claim = uri.removeprefix("pvc://").partition("/")[0]
         if uri.startswith("pvc://") and claim not in claims:
             raise InvalidSpecError(f"{uri} names the claim {claim!r}: give its folder with --claim {claim}=PATH")

@@ -54,6 +54,11 @@ def test_a_claim_without_a_folder_is_asked_for(tmp_path: Path, capsys: pytest.Ca
     )
 
 
+def test_a_job_of_a_cluster_cannot_be_looked_up_without_one(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_job(tmp_path, JOB.replace("pvc://models/tiny", "job://first")) == ExitCode.INVALID_SPEC
+    assert "job://first names a job of a cluster, and here is none" in capsys.readouterr().out
+
+
 def test_a_claim_that_is_no_folder_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run_job(tmp_path, JOB, "models=/no/such/folder", f"data={tmp_path}") == ExitCode.SOURCE_NOT_FOUND
     assert "--claim models=/no/such/folder: there is no such folder" in capsys.readouterr().out

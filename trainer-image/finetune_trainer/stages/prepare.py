@@ -71,7 +71,8 @@ def _prepared(run: Run, model: SourcedModel, facts: ModelFacts) -> tuple[Plan, P
 
 def _continued_digest(run: Run, model: SourcedModel, facts: ModelFacts) -> str:
     """Digest of the adapter that the job continues, which is in the workspace then; empty without one."""
-    continued, planned = bring_adapter(run, model.digest), adapter_of(run.spec, facts)
+    continued = bring_adapter(run, model.digest)
+    planned = adapter_of(run.spec, facts) if continued else None
     if continued is None or planned is None:
         return ""
     check_continued(continued, run.spec.method, planned)
