@@ -6,7 +6,6 @@ It comes from npm, locked with the digest of each package, into a folder of its 
 import base64
 import hashlib
 import hmac
-import os
 import shutil
 import subprocess
 import urllib.request
@@ -19,7 +18,7 @@ from xml.etree import ElementTree
 
 from local_cluster import locations, ports
 from local_cluster.lock import exclusive
-from server_process import wait_healthy
+from server_process import server_process
 
 LOCK = Path(__file__).parents[1] / "requirements" / "azurite"
 PUBLIC = "public"
@@ -96,18 +95,14 @@ def azurite_server(folder: Path, *buckets: str) -> Iterator[AzuriteServer]:
         "node", str(program), "--blobHost", "127.0.0.1", "--blobPort", str(port), "--location", str(folder),
         "--skipApiVersionCheck", "--disableTelemetry", "--silent",
     ]  # fmt: skip
-    environment = {**os.environ, "AZURITE_ACCOUNTS": f"{ACCOUNT}:{KEY}", "HOME": str(folder)}
-    with (folder / "server.log").open("wb") as log:
-        process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, env=environment, cwd=folder)
-    try:
-        wait_healthy(process, port, folder / "server.log", START_SECONDS, f"/{ACCOUNT}?comp=list&{sas_token()}")
-        server = AzuriteServer(f"http://127.0.0.1:{port}/{ACCOUNT}")
+    health, account = f"/{ACCOUNT}?comp=list&{sas_token()}", f"{ACCOUNT}:{KEY}"
+    with server_process(
+        command, port, folder, health=health, seconds=START_SECONDS, AZURITE_ACCOUNTS=account
+    ) as address:
+        server = AzuriteServer(f"{address}/{ACCOUNT}")
         for bucket in buckets:
             server.make_bucket(bucket)
         yield server
-    finally:
-        process.terminate()
-        process.wait(timeout=20)
 
 
 def _environment() -> Path:

@@ -8,7 +8,6 @@ cached program no test can start it, and the error says so.
 import base64
 import http.client
 import json
-import subprocess
 import threading
 import urllib.request
 from collections.abc import Iterator
@@ -25,13 +24,11 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import padding, rsa
 
 from local_cluster import binaries, ports
-from server_process import wait_healthy
+from server_process import server_process
 
 WRITER, READER = "tests-writer-token", "tests-reader-token"
 PUBLIC = "public"
 ACCOUNT = "tests@project.iam.gserviceaccount.com"
-START_SECONDS = 30.0
-HEALTH = "/_internal/healthcheck"
 
 
 @cache
@@ -103,17 +100,11 @@ def gcs_server(folder: Path, *buckets: str) -> Iterator[GcsServer]:
             str(binaries.path("fake-gcs-server")),
             "-scheme", "http", "-host", "127.0.0.1", "-port", str(port), "-backend", "memory", "-external-url", url,
         ]  # fmt: skip
-        with (folder / "server.log").open("wb") as log:
-            process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, cwd=folder)
-        try:
-            wait_healthy(process, port, folder / "server.log", START_SECONDS, HEALTH)
-            server = GcsServer(url, f"http://127.0.0.1:{port}")
+        with server_process(command, port, folder, health="/_internal/healthcheck") as inner:
+            server = GcsServer(url, inner)
             for bucket in buckets:
                 server.make_bucket(bucket)
             yield server
-        finally:
-            process.terminate()
-            process.wait(timeout=10)
 
 
 @contextmanager

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from local_cluster import locations, ports
 from local_cluster.lock import exclusive
-from server_process import wait_healthy
+from server_process import server_process
 
 LOCK = Path(__file__).parents[1] / "requirements" / "mlflow-server.txt"
 START_SECONDS = 120.0
@@ -26,15 +26,8 @@ def mlflow_server(folder: Path) -> Iterator[str]:
         "--host", "127.0.0.1", "--port", str(port), "--backend-store-uri", store,
         "--artifacts-destination", str(folder / "artifacts"),
     ]  # fmt: skip
-    quiet = {"MLFLOW_DISABLE_TELEMETRY": "true", "HOME": str(folder), "PATH": "/usr/bin:/bin"}
-    with (folder / "server.log").open("wb") as log:
-        process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, env=quiet, start_new_session=True)
-    try:
-        wait_healthy(process, port, folder / "server.log", START_SECONDS)
-        yield f"http://127.0.0.1:{port}"
-    finally:
-        process.terminate()
-        process.wait(timeout=20)
+    with server_process(command, port, folder, seconds=START_SECONDS, MLFLOW_DISABLE_TELEMETRY="true") as address:
+        yield address
 
 
 def _environment() -> Path:

@@ -3,18 +3,15 @@
 Without Go and without a cached program no test can start it, and the error says so.
 """
 
-import os
-import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from local_cluster import binaries, ports
-from server_process import wait_healthy
+from server_process import server_process
 
 ACCESS_KEY, SECRET_KEY = "tests-access-key", "tests-secret-key"
-START_SECONDS = 30.0
 
 
 @dataclass(frozen=True)
@@ -62,13 +59,5 @@ def s3_server(folder: Path, *buckets: str, readonly: bool = False) -> Iterator[S
         "posix", "--sidecar", str(folder / "metadata"), str(objects),
     ]  # fmt: skip
     (folder / "metadata").mkdir()
-    with (folder / "server.log").open("wb") as log:
-        process = subprocess.Popen(
-            command, stdout=log, stderr=subprocess.STDOUT, env={**os.environ, "HOME": str(folder)}
-        )
-    try:
-        wait_healthy(process, port, folder / "server.log", START_SECONDS)
-        yield S3Server(f"http://127.0.0.1:{port}", objects)
-    finally:
-        process.terminate()
-        process.wait(timeout=10)
+    with server_process(command, port, folder) as address:
+        yield S3Server(address, objects)

@@ -31,7 +31,10 @@ TRAIN_GAUGES = {
     "grad_norm": ("finetune_train_grad_norm", "L2 norm of the gradient before clipping."),
     "peak_memory_bytes": ("finetune_train_peak_memory_bytes", "Peak of device memory, or of the process on CPU."),
 }
-"""Field of Metrics -> name and help of its gauge; a gauge without a value is absent, never 0."""
+"""Field of Metrics -> name and help of its gauge; a gauge without a value is absent, never 0.
+
+Each has the label `adapter`: which of method.adapters was measured, empty in a job that makes one model.
+"""
 
 
 class StageProgress:
@@ -50,14 +53,17 @@ class StageProgress:
         epoch, seconds_left, metrics = told.get("epoch"), told.get("seconds_left"), told.get("metrics")
         point, checkpoint = told.get("point"), told.get("checkpoint")
         before = self._progress
+        adapter = told.get("adapter") or before.adapter
+        if epoch is None and adapter == before.adapter:
+            epoch = before.epoch
         with self._lock:
             self._progress = Progress(
                 stage=self._request.stage,
                 step=step,
                 total_steps=total_steps,
                 percent=min(100, 100 * step // total_steps) if total_steps > 0 else 0,
-                epoch=before.epoch if epoch is None else epoch,
-                adapter=told.get("adapter") or before.adapter,
+                epoch=epoch,
+                adapter=adapter,
                 seconds_left=before.seconds_left if seconds_left is None else seconds_left,
                 updated_at=now(),
             )
@@ -119,28 +125,30 @@ class _Collector(Collector):
 
 
 def _stage_gauges(progress: Progress) -> Iterator[Metric]:
-    yield _gauge("finetune_stage_steps_done", "Steps of this stage that are done.", progress.step, progress.stage)
-    yield _gauge("finetune_stage_steps", "Steps of this stage; 0 while unknown.", progress.total_steps, progress.stage)
+    stage = str(progress.stage)
+    yield _gauge("finetune_stage_steps_done", "Steps of this stage that are done.", progress.step, stage=stage)
+    yield _gauge("finetune_stage_steps", "Steps of this stage; 0 while unknown.", progress.total_steps, stage=stage)
     if progress.seconds_left is not None:
         text = "Estimate of the time left in this stage."
-        yield _gauge("finetune_stage_left_seconds", text, progress.seconds_left, progress.stage)
+        yield _gauge("finetune_stage_left_seconds", text, progress.seconds_left, stage=stage)
 
 
 def _train_gauges(report: ProgressReport) -> Iterator[Metric]:
-    yield _gauge("finetune_train_step", "Optimizer steps that are done.", report.progress.step)
-    if report.progress.epoch is not None:
-        yield _gauge("finetune_train_epoch", "Passes over the train rows so far.", report.progress.epoch)
+    progress, metrics = report.progress, report.metrics or Metrics()
+    yield _gauge("finetune_train_step", "Optimizer steps that are done, of all adapters.", progress.step)
     if report.checkpoint is not None:
-        text = "Optimizer step of the newest complete checkpoint."
+        text = "Optimizer step of the newest complete checkpoint, counted as finetune_train_step."
         yield _gauge("finetune_train_checkpoint_step", text, report.checkpoint.step)
+    if progress.epoch is not None:
+        text = "Passes over the train rows so far."
+        yield _gauge("finetune_train_epoch", text, progress.epoch, adapter=progress.adapter or "")
     for field, (name, text) in TRAIN_GAUGES.items():
-        value = getattr(report.metrics, field, None)
+        value = getattr(metrics, field)
         if value is not None:
-            yield _gauge(name, text, value)
+            yield _gauge(name, text, value, adapter=metrics.adapter or "")
 
 
-def _gauge(name: str, text: str, value: float, stage: Stage | None = None) -> Metric:
-    labels = {"stage": str(stage)} if stage else {}
+def _gauge(name: str, text: str, value: float, **labels: str) -> Metric:
     gauge = GaugeMetricFamily(name, text, labels=[*labels])
     gauge.add_metric([*labels.values()], float(value))
     return gauge

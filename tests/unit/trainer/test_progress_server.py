@@ -29,6 +29,12 @@ def get(url: str) -> str:
         return str(answer.read().decode())
 
 
+def samples(address: str) -> dict[str, float]:
+    """The gauges of training, with their labels as Prometheus reads them."""
+    lines = [line for line in get(f"{address}/metrics").splitlines() if line.startswith("finetune_train_")]
+    return {name: float(value) for name, _, value in (line.rpartition(" ") for line in lines)}
+
+
 def status_of(url: str, method: str) -> int:
     try:
         with urllib.request.urlopen(urllib.request.Request(url, method=method), timeout=10) as answer:  # noqa: S310
@@ -98,8 +104,9 @@ def test_prometheus_reads_every_measurement_under_its_name(progress: StageProgre
     text = get(f"{address}/metrics")
     for name, _ in TRAIN_GAUGES.values():
         assert f"# HELP {name} " in text
-        assert f"\n{name} 4.0\n" in text
+        assert f'\n{name}{{adapter=""}} 4.0\n' in text
     assert "\nfinetune_train_step 7.0\n" in text
+    assert '\nfinetune_train_epoch{adapter=""} 0.5\n' in text
     assert 'finetune_stage_steps{stage="train"} 9.0' in text
     assert 'finetune_stage_left_seconds{stage="train"} 3.0' in text
 
@@ -107,8 +114,30 @@ def test_prometheus_reads_every_measurement_under_its_name(progress: StageProgre
 def test_what_was_not_measured_is_absent_and_not_zero(progress: StageProgress, address: str) -> None:
     progress.update(1, 9, metrics=Metrics(loss=1.0))
     text = get(f"{address}/metrics")
-    assert "finetune_train_loss 1.0" in text
+    assert 'finetune_train_loss{adapter=""} 1.0' in text
     assert "finetune_train_eval_loss" not in text
+
+
+def test_prometheus_is_told_of_which_adapter_a_measurement_is(progress: StageProgress, address: str) -> None:
+    checkpoint = Checkpoint(step=40, saved_at="2026-01-01T00:00:00Z", verified=True)
+    billing, returns = (Metrics(loss=loss, adapter=name) for loss, name in ((2, "billing"), (5, "returns")))
+    progress.update(40, 80, epoch=1, adapter="billing", metrics=billing, checkpoint=checkpoint)
+    assert samples(address) == {
+        "finetune_train_step": 40,
+        "finetune_train_checkpoint_step": 40,
+        'finetune_train_epoch{adapter="billing"}': 1,
+        'finetune_train_loss{adapter="billing"}': 2,
+    }
+    progress.update(40, 80, adapter="returns")
+    assert 'finetune_train_loss{adapter="billing"}' in samples(address)
+    assert not [name for name in samples(address) if name.startswith("finetune_train_epoch")]
+    progress.update(50, 80, epoch=0.25, adapter="returns", metrics=returns)
+    assert samples(address) == {
+        "finetune_train_step": 50,
+        "finetune_train_checkpoint_step": 40,
+        'finetune_train_epoch{adapter="returns"}': 0.25,
+        'finetune_train_loss{adapter="returns"}': 5,
+    }
 
 
 def test_a_stage_without_training_has_no_training_gauges() -> None:

@@ -8,7 +8,6 @@ from finetune_trainer.evaluating.json_metrics import json_metrics
 from finetune_trainer.evaluating.measuring import Measurement, Task, measure
 from finetune_trainer.evaluating.models import Contestants
 from finetune_trainer.evaluating.records import keep_samples
-from finetune_trainer.evaluating.row_progress import RowProgress
 from finetune_trainer.evaluating.rows import EvalRow
 from finetune_trainer.models.load import load_tokenizer
 from finetune_trainer.run import Run
@@ -18,16 +17,10 @@ def contest(run: Run, rows: Sequence[EvalRow], metrics: Sequence[str]) -> tuple[
     """Measurements of the tuned model and of the baseline, which may not be wanted; keeps samples of both."""
     contestants = Contestants(run)
     tokenizer = load_tokenizer(run.workspace.tuned)
-    model = contestants.tuned()
+    stops = stop_ids(contestants.tuned, tokenizer, rows)
     limit = run.spec.evaluation.generation.max_new_tokens
-    task = Task(rows, metrics, tokenizer, stop_ids(model, tokenizer, rows), limit, **_json_metrics(run))
-    compared = run.spec.evaluation.baseline
-    on_rows = RowProgress(run, len(rows), task.passes * (1 + compared))
-    tuned, baseline = measure(model, task, on_rows), None
-    del model  # the base of a fully tuned model needs its room
-    if compared:
-        with contestants.baseline() as model:
-            baseline = measure(model, task, on_rows)
+    task = Task(rows, metrics, tokenizer, stops, limit, **_json_metrics(run))
+    tuned, baseline = contestants.asked(measure, task, baseline=run.spec.evaluation.baseline)
     keep_samples(run.workspace, task, tuned, baseline)
     return tuned, baseline
 

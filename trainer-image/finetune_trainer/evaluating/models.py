@@ -1,17 +1,24 @@
-"""The two models of an evaluation, tuned and as the job found it, one at a time in memory. Must not measure."""
+"""The two models of an evaluation, tuned and as the job found it, one at a time in memory. Must not judge them."""
 
 import gc
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import TypeVar
 
 from peft import PeftModel
 from transformers import PreTrainedModel
 
+from finetune_trainer.evaluating.losses import OnRows
+from finetune_trainer.evaluating.measuring import Task
+from finetune_trainer.evaluating.row_progress import RowProgress
 from finetune_trainer.models.load import load_model, load_tuned
 from finetune_trainer.run import Run
 
 TUNED, CONTINUED = "default", "continued"
 """PEFT's names of the two adapters."""
+
+TaskT = TypeVar("TaskT", bound=Task)
+Found = TypeVar("Found")
 
 
 class Contestants:
@@ -24,13 +31,26 @@ class Contestants:
         self._run = run
         self._tuned: PreTrainedModel | None = None
 
+    @property
     def tuned(self) -> PreTrainedModel:
-        """What training made."""
-        self._tuned = load_tuned(self._run)
+        """What training made. Whoever keeps it keeps the room that the base of a fully tuned model needs."""
+        if self._tuned is None:
+            self._tuned = load_tuned(self._run)
         return self._tuned
 
+    def asked(
+        self, question: Callable[[PreTrainedModel, TaskT, OnRows], Found], task: TaskT, *, baseline: bool
+    ) -> tuple[Found, Found | None]:
+        """What `question` finds of the tuned model and, where `baseline` is wanted, of what training started from."""
+        on_rows = RowProgress(self._run, len(task.rows), task.passes * (1 + baseline))
+        found = question(self.tuned, task, on_rows)
+        if not baseline:
+            return found, None
+        with self._baseline() as model:
+            return found, question(model, task, on_rows)
+
     @contextmanager
-    def baseline(self) -> Iterator[PreTrainedModel]:
+    def _baseline(self) -> Iterator[PreTrainedModel]:
         """What training started from, in the same precision and attention: the base, or the continued adapter on it."""
         if isinstance(self._tuned, PeftModel) and self._run.spec.method.continue_from:
             self._tuned.load_adapter(self._run.workspace.continued, CONTINUED)

@@ -7,7 +7,6 @@ from finetune_trainer.evaluating.measuring import Measurement
 from finetune_trainer.evaluating.models import Contestants
 from finetune_trainer.evaluating.preferences import PreferenceTask, measurement, opinion
 from finetune_trainer.evaluating.records import keep_samples
-from finetune_trainer.evaluating.row_progress import RowProgress
 from finetune_trainer.evaluating.rows import EvalRow
 from finetune_trainer.models.load import load_tokenizer
 from finetune_trainer.run import Run
@@ -17,24 +16,17 @@ def contest(run: Run, rows: Sequence[EvalRow], metrics: Sequence[str]) -> tuple[
     """Measurements of the tuned model and of the baseline, which may not be wanted; keeps samples of both."""
     contestants = Contestants(run)
     tokenizer = load_tokenizer(run.workspace.tuned)
-    model = contestants.tuned()
     task = PreferenceTask(
         rows,
         metrics,
         tokenizer,
-        stop_ids(model, tokenizer, rows),
+        stop_ids(contestants.tuned, tokenizer, rows),
         run.spec.evaluation.generation.max_new_tokens,
         objective=run.spec.training.objective,
         beta=run.spec.training.beta,
     )
     compared = run.spec.evaluation.baseline
-    asks_base = compared or task.needs_reference
-    on_rows = RowProgress(run, len(rows), task.passes * (1 + asks_base))
-    found, reference = opinion(model, task, on_rows), None
-    del model  # the base of a fully tuned model needs its room
-    if asks_base:
-        with contestants.baseline() as model:
-            reference = opinion(model, task, on_rows)
+    found, reference = contestants.asked(opinion, task, baseline=compared or task.needs_reference)
     tuned = measurement(task, found, reference)
     baseline = measurement(task, reference, reference) if reference is not None and compared else None
     keep_samples(run.workspace, task, tuned, baseline)
