@@ -44,7 +44,7 @@ class S3Server:
 
 
 @contextmanager
-def s3_server(folder: Path, *buckets: str, readonly: bool = False) -> Iterator[S3Server]:
+def s3_server(folder: Path, *buckets: str, readonly: bool = False, host: str = "127.0.0.1") -> Iterator[S3Server]:
     """A server with `buckets`, whose objects and log lie in `folder`; it ends with the block."""
     objects = folder / "buckets"
     objects.mkdir(parents=True)
@@ -54,10 +54,10 @@ def s3_server(folder: Path, *buckets: str, readonly: bool = False) -> Iterator[S
     command = [
         str(binaries.path("versitygw")),
         "--access", ACCESS_KEY, "--secret", SECRET_KEY,
-        "--port", f"127.0.0.1:{port}", "--region", "us-east-1", "--health", "/health",
+        "--port", f"{host}:{port}", "--region", "us-east-1", "--health", "/health",
         *(["--readonly"] if readonly else []),
         "posix", "--sidecar", str(folder / "metadata"), str(objects),
     ]  # fmt: skip
     (folder / "metadata").mkdir()
-    with server_process(command, port, folder) as address:
+    with server_process(command, port, folder, host=host) as address:
         yield S3Server(address, objects)

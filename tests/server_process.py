@@ -13,9 +13,16 @@ LAST_LINES = 20
 
 @contextmanager
 def server_process(
-    command: Sequence[str], port: int, folder: Path, *, health: str = "/health", seconds: float = 30, **variables: str
+    command: Sequence[str],
+    port: int,
+    folder: Path,
+    *,
+    host: str = "127.0.0.1",
+    health: str = "/health",
+    seconds: float = 30,
+    **variables: str,
 ) -> Iterator[str]:
-    """Address of the server that `command` starts at `port` of loopback, once its path `health` answers with success.
+    """Address of the server that `command` starts at `host`:`port`, once its path `health` answers with success.
 
     It runs in `folder`, which is its home and has its server.log, and in a session of its own, so that Ctrl-C ends the
     test first; of the environment it knows PATH and `variables`. Raises AssertionError with the end of the log when it
@@ -27,7 +34,7 @@ def server_process(
         process = subprocess.Popen(
             command, stdout=output, stderr=output, cwd=folder, env=environment, start_new_session=True
         )
-    address = f"http://127.0.0.1:{port}"
+    address = f"http://{host}:{port}"
     try:
         deadline = time.monotonic() + seconds
         while not _answers(address + health):

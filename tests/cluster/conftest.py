@@ -16,6 +16,7 @@ from kueue_manager import KueueManager
 from local_cluster import clusters
 from local_cluster import command_line as local_cluster
 from local_cluster.host_cluster import HostCluster
+from s3_server import S3Server, s3_server
 from tiny_models import build_tiny_model
 
 NAMESPACE = "finetune-e2e"
@@ -63,13 +64,36 @@ def _claim(name: str) -> dict[str, Any]:
     }
 
 
+@pytest.fixture(scope="session")
+def bucket(kubectl: Kubectl, namespace: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
+    """An S3 server that pods reach, with rows in the bucket `data` and nothing in `models`; Secret `s3-keys`."""
+    gateway = host_cluster("the S3 server").layout.network.gateway
+    with s3_server(tmp_path_factory.mktemp("s3"), "data", "models", host=gateway) as server:
+        server.put("data/good.jsonl", "\n".join(_lines()).encode())
+        metadata = {"name": "s3-keys", "namespace": namespace}
+        kubectl.apply({"apiVersion": "v1", "kind": "Secret", "metadata": metadata, "stringData": server.environment})
+        yield server
+
+
+def host_cluster(what: str) -> HostCluster:
+    """The cluster, which must be on this host, since `what` runs beside it."""
+    cluster = clusters.chosen()
+    if not isinstance(cluster, HostCluster):
+        pytest.skip(f"{what} runs beside the cluster on this host, and this cluster is elsewhere")
+    return cluster
+
+
+def _lines() -> list[str]:
+    words = ("yes", "no", "maybe") * 40
+    return [json.dumps({"prompt": f"Say {word} again.", "completion": word}) for word in words]
+
+
 def _assets(folder: Path) -> Path:
     build_tiny_model("llama", folder / "tiny-llama")
     data = folder / "data"
     data.mkdir()
-    rows = [{"prompt": f"Say {word} again.", "completion": word} for word in ("yes", "no", "maybe") * 40]
-    (data / "good.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    lines = [json.dumps(row) for row in rows]
+    lines = _lines()
+    (data / "good.jsonl").write_text("\n".join(lines) + "\n")
     lines[11] = '{"prompt": "broken", "completion": '
     (data / "bad.jsonl").write_text("\n".join(lines) + "\n")
     (folder / "complete").write_text("tiny")
@@ -79,10 +103,7 @@ def _assets(folder: Path) -> Path:
 @pytest.fixture(scope="session")
 def kueue(kubectl: Kubectl, operator: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[KueueManager]:
     """Kueue beside the API server; the operator starts again to follow it."""
-    cluster = clusters.chosen()
-    if not isinstance(cluster, HostCluster):
-        pytest.skip("Kueue runs beside an API server on this host, and this cluster is elsewhere")
-    settings = cluster.health.settings
+    settings = host_cluster("Kueue").health.settings
     manager = KueueManager(tmp_path_factory.mktemp("kueue"), settings.server, settings.pki)
     manager.install()
     _restart_operator(kubectl)

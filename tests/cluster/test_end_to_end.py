@@ -7,6 +7,7 @@ import pytest
 
 from cluster_jobs import FineTuneJobs
 from demo.installation import NAMESPACE as OPERATOR_NAMESPACE
+from s3_server import S3Server
 
 pytestmark = pytest.mark.cluster
 
@@ -83,8 +84,15 @@ def test_a_pod_that_is_out_of_memory_fails_the_job_with_the_limit_and_a_remedy(j
     jobs.delete("oom")
 
 
-def test_the_operator_is_killed_in_every_phase_and_the_job_still_ends_right(jobs: FineTuneJobs) -> None:
-    jobs.create("survivor")
+def test_a_job_from_bucket_to_bucket_whose_operator_is_killed_in_every_phase_still_ends_right(
+    jobs: FineTuneJobs, bucket: S3Server
+) -> None:
+    keys = {"credentials": {"secretRef": "s3-keys"}}
+    jobs.create(
+        "survivor",
+        dataset={"train": {"source": "s3://data/good.jsonl", **keys}},
+        output={"destination": "s3://models/survivor", "workspace": {"size": "1Gi"}, **keys},
+    )
     for stage in STAGES:
         jobs.wait_running("survivor", stage)
         _kill_operator(jobs)
@@ -93,6 +101,11 @@ def test_the_operator_is_killed_in_every_phase_and_the_job_still_ends_right(jobs
     assert status["attempts"]["count"] == len(STAGES)
     listed = jobs.kubectl("get", "jobs", "-n", jobs.namespace, "-l", "slmops.dev/job-name=survivor", "-o", "json")
     assert len(json.loads(listed)["items"]) == len(STAGES)
+    [adapter, *_] = status["artifacts"]
+    assert adapter["uri"] == f"s3://models/survivor/{adapter['name']}"
+    published = bucket.objects("models")
+    assert json.loads(published["survivor/report.json"])["complete"]
+    assert f"survivor/{adapter['name']}/adapter_model.safetensors" in published
     jobs.delete("survivor")
 
 
