@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save_file
 from adapter_jobs import adapter_run, make_root, progress_of
 from finetune_api.status import Ancestor, Stage
 from finetune_trainer.errors import InvalidModelError, InvalidSpecError, SourceNotFoundError, StageError
+from finetune_trainer.evaluating.models import Contestants
 from finetune_trainer.exporting.digests import digest, list_files
 from finetune_trainer.result import store
 from finetune_trainer.run import Run, Workspace
@@ -77,6 +78,25 @@ def test_training_starts_from_every_value_of_the_adapter(tmp_path: Path, name: s
     assert found.keys() == want.keys()
     for key, tensor in want.items():
         assert torch.equal(found[key], tensor), key
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_the_baseline_is_the_continued_adapter_whatever_the_method(tmp_path: Path, name: str) -> None:
+    root = make_root(tmp_path, family="qwen2" if name == "with embeddings" else "llama")
+    first(root, METHODS[name])
+    prepare.execute(job(root, Stage.PREPARE, method=METHODS[name]))
+    run = job(root, Stage.TRAIN, method=METHODS[name])
+    shutil.copytree(root / "first" / "tuned", run.workspace.tuned)
+    contestants = Contestants(run)
+    ids = torch.arange(8)[None]
+    want = contestants.tuned(ids).logits
+    with contestants._baseline() as model, torch.no_grad():
+        assert torch.equal(model(ids).logits, want)
+    spoil = load_file(run.workspace.continued / WEIGHTS)
+    save_file({key: tensor + 0.1 for key, tensor in spoil.items()}, run.workspace.continued / WEIGHTS)
+    with contestants._baseline() as model, torch.no_grad():
+        assert not torch.equal(model(ids).logits, want)
+    assert torch.equal(contestants.tuned(ids).logits, want)
 
 
 def test_the_tuned_model_is_judged_against_the_adapter_that_it_continued(root: Path) -> None:

@@ -90,10 +90,14 @@ def _add_head(config: PeftConfig, head: Head, name: str) -> None:
         config.exclude_modules = {name}
 
 
-def continue_adapter(model: PeftModel, folder: Path) -> None:
-    """Give what is trained of `model` the values of the adapter in `folder`. Raises InvalidModelError for others."""
-    report = set_peft_model_state_dict(model, load_file(folder / "adapter_model.safetensors"))
-    absent = sorted({*report.missing_keys} & trainable(model).keys())
+def set_values(model: PeftModel, folder: Path, adapter: str = "default") -> None:
+    """Give an adapter of `model` the values in `folder`, whose configuration is not read: it may be anybody's.
+
+    Raises InvalidModelError when they are those of another adapter.
+    """
+    values = load_file(folder / "adapter_model.safetensors")
+    report = set_peft_model_state_dict(model, values, adapter_name=adapter)
+    absent = sorted(name for name in report.missing_keys if adapter in name.split("."))
     if absent or report.unexpected_keys:
         names = ", ".join([*absent, *report.unexpected_keys][:5])
         raise InvalidModelError(

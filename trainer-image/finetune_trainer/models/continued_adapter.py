@@ -15,7 +15,7 @@ from finetune_trainer.errors import InvalidModelError, SourceNotFoundError
 from finetune_trainer.exporting.digests import digest, list_files
 from finetune_trainer.hub_access import hub_errors, hub_name, pinned_revision
 from finetune_trainer.models.config_filter import read_json
-from finetune_trainer.models.folder_check import ADAPTER_CONFIG, CONFIG, PICKLED
+from finetune_trainer.models.folder_check import ADAPTER_CONFIG, CONFIG, refuse_pickled
 from finetune_trainer.models.published import publication, require_published
 from finetune_trainer.models.safetensors_check import TensorHeader, check_safetensors
 from finetune_trainer.object_store import bring_objects, is_object_uri
@@ -90,12 +90,7 @@ def _require_adapter(folder: Path, root: Path, uri: str) -> None:
             raise InvalidModelError(f"{uri} is a whole model, not an adapter: name it in model.source")
         raise SourceNotFoundError(f"{uri} holds no adapter ({', '.join(FILES)}); it holds {listing(folder)}")
     if not (folder / ADAPTER_WEIGHTS).is_file():
-        pickled = sorted(file.name for file in folder.iterdir() if file.suffix.lower() in PICKLED)
-        if pickled:
-            raise InvalidModelError(
-                f"{uri}: {pickled[0]} is refused: such files can run code when read. Save the adapter as safetensors: "
-                "model.save_pretrained(folder)"
-            )
+        refuse_pickled(folder, uri)
         raise SourceNotFoundError(f"{uri} has no {ADAPTER_WEIGHTS}; it holds {listing(folder)}")
     for name in FILES:
         if not is_inside(folder / name, root):

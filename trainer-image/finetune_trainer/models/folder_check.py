@@ -35,6 +35,16 @@ def check_model_folder(folder: Path, root: Path, uri: str) -> list[TensorHeader]
     return tensors
 
 
+def refuse_pickled(folder: Path, uri: str) -> None:
+    """Raises InvalidModelError where `folder` has weights in a format that can run code."""
+    pickled = sorted(file.name for file in folder.iterdir() if file.suffix.lower() in PICKLED)
+    if pickled:
+        raise InvalidModelError(
+            f"{uri}: {pickled[0]} is refused: such files can run code when read. Save the weights as safetensors: "
+            "model.save_pretrained(folder)"
+        )
+
+
 def weight_files(folder: Path, uri: str) -> list[Path]:
     """The safetensors files of the model, by its index where it has one. Raises InvalidModelError."""
     index = folder / INDEX
@@ -56,12 +66,7 @@ def _require_model(folder: Path, uri: str) -> None:
     if (folder / ADAPTER_CONFIG).is_file():
         raise InvalidModelError(f"{uri} is a PEFT adapter, not a model; merge it into its base first")
     if not any(folder.glob("*.safetensors")):
-        pickled = sorted(file.name for file in folder.iterdir() if file.suffix.lower() in PICKLED)
-        if pickled:
-            raise InvalidModelError(
-                f"{uri}: {pickled[0]} is refused: such files can run code when read. Save the model as safetensors: "
-                "model.save_pretrained(folder)"
-            )
+        refuse_pickled(folder, uri)
         raise SourceNotFoundError(f"{uri} holds no model (*.safetensors with config.json); it holds {listing(folder)}")
     if not (folder / CONFIG).is_file():
         raise InvalidModelError(f"{uri} has weights and no {CONFIG}; it holds {listing(folder)}")

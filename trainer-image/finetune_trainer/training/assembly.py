@@ -13,7 +13,7 @@ from transformers import EarlyStoppingCallback, PreTrainedModel, PrinterCallback
 
 from finetune_trainer import ownership
 from finetune_trainer.data.storage import CLASSES
-from finetune_trainer.models.adapters import continue_adapter, make_trainable
+from finetune_trainer.models.adapters import make_trainable, set_values
 from finetune_trainer.models.heads import Head, head_of, start_head
 from finetune_trainer.models.initialization import (
     initialize_loftq,
@@ -148,7 +148,7 @@ def _continued(run: Run, base: PreTrainedModel) -> PreTrainedModel | None:
     if run.spec.method.continue_from is None:
         return None
     model = make_trainable(base, run.plan.method, run.spec.method, run.spec.training.seed)
-    continue_adapter(model, run.workspace.continued)
+    set_values(model, run.workspace.continued)
     return model.eval()
 
 
