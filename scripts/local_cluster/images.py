@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from local_cluster import base_image, build_environment, image_sources, images_store, layer_upload, locations, packages
@@ -17,6 +18,8 @@ from local_cluster.lock import shared
 from local_cluster.progress import step
 
 REPOSITORY_ROOT = Path(__file__).resolve().parents[2]
+STEPS_KEPT = timedelta(days=3)
+"""How long steps of builds are kept to be found again: a change of the trainer's dependencies leaves 4 GB of them."""
 
 
 def build(
@@ -113,6 +116,7 @@ def _build_unless_current(dockerfile: Path, tag: str, build_args: dict[str, str]
     if not image_sources.is_current(store, qualified(tag), sources):
         with step(f"building image {tag} from {dockerfile}"):
             _build_with_buildah(store, dockerfile, tag, build_args, context)
+            store.prune(datetime.now(UTC) - STEPS_KEPT)
         image_sources.remember(store, qualified(tag), sources)
 
 

@@ -4,7 +4,9 @@ touched.
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 
 from local_cluster.command import logged, run, succeeds
@@ -33,6 +35,16 @@ class Store:
     def has(self, tag: str) -> bool:
         """Whether an image of that name is there."""
         return succeeds(self.command("inspect", "--type", "image", tag))
+
+    def prune(self, made_before: datetime) -> None:
+        """Removes images without a name that are older and that no other one is made of: steps of earlier builds.
+
+        Steps that the next build would have found again are among them; it then makes them anew.
+        """
+        unnamed = json.loads(self.buildah("images", "--all", "--filter", "dangling=true", "--json") or "[]")
+        outdated = [image["id"] for image in unnamed if image["created"] < made_before.timestamp()]
+        if outdated:
+            succeeds(self.command("rmi", *outdated))  # one that a build uses at this moment stays
 
     def image_id(self, tag: str) -> str:
         """The id of the image of that name."""
