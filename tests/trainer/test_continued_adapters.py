@@ -105,7 +105,9 @@ def test_the_tuned_model_is_judged_against_the_adapter_that_it_continued(root: P
     french = job(root, Stage.EVALUATE, "judged")
     shutil.rmtree(french.workspace.tuned)
     shutil.copytree(root / "claims" / "models" / "first", french.workspace.tuned)
-    found, want = (evaluate.execute(run).evaluation for run in (job(root, Stage.EVALUATE), french))
+    results = [evaluate.execute(run) for run in (job(root, Stage.EVALUATE), french)]
+    assert "tuned against continued adapter: eval_loss" in results[0].message
+    found, want = (result.evaluation for result in results)
     assert found is not None
     assert want is not None
     assert found.baseline == want.tuned

@@ -301,7 +301,7 @@ def test_each_adapter_is_judged_on_its_own_rows(root: Path) -> None:
     assert [(a.name, a.rows) for a in result.evaluation.adapters] == [("french", 6), ("italian", 4)]
     for adapter in result.evaluation.adapters:
         assert adapter.tuned["eval_loss"] < adapter.baseline["eval_loss"]
-    assert result.message.startswith("french: 6 held-out rows, tuned against base: eval_loss")
+    assert result.message.startswith("french: 6 held-out rows, tuned against base model: eval_loss")
     assert "; italian: 4 held-out rows" in result.message
     updates = progress_of(run).updates
     assert all(earlier["step"] <= later["step"] for earlier, later in pairwise(updates))

@@ -51,7 +51,7 @@ def _evaluated(run: Run) -> StageResult:
     return StageResult(
         stage=Stage.EVALUATE,
         outcome="Succeeded",
-        message=_message(len(rows), tuned, differences),
+        message=_message(run.plan.method.start, len(rows), tuned, differences),
         evaluation=_evaluation(run, len(rows), tuned, baseline),
     )
 
@@ -106,12 +106,12 @@ def _evaluation(run: Run, rows: int, tuned: Measurement, baseline: Measurement |
     return Evaluation(rows=rows, baseline=before, tuned=tuned.values, gates=gates)
 
 
-def _message(rows: int, tuned: Measurement, differences: list[Difference]) -> str:
+def _message(start: str, rows: int, tuned: Measurement, differences: list[Difference]) -> str:
     if not differences:
         return f"{rows} held-out rows: " + ", ".join(f"{name} {value:.4g}" for name, value in tuned.values.items())
     told = ("eval_loss", "accuracy", "json-valid", "f1", "seqeval", "exact-match", "rougeL")
     shown = [d for d in differences if d.metric in told]
-    return f"{rows} held-out rows, tuned against base: " + "; ".join(map(_sentence, shown))
+    return f"{rows} held-out rows, tuned against {start}: " + "; ".join(map(_sentence, shown))
 
 
 def _sentence(found: Difference) -> str:
