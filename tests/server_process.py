@@ -1,11 +1,13 @@
 """A server that a test starts as a process: it answers before the test goes on, and ends with its block."""
 
 import os
+import signal
 import subprocess
 import time
 import urllib.request
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from http.client import HTTPException
 from pathlib import Path
 
 LAST_LINES = 20
@@ -44,14 +46,18 @@ def server_process(
         yield address
     finally:
         process.terminate()
-        process.wait(timeout=20)
+        try:
+            process.wait(timeout=20)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
 
 
 def _answers(url: str) -> bool:
     try:
         with urllib.request.urlopen(url, timeout=1):  # noqa: S310 - loopback
             return True
-    except OSError:
+    except (OSError, HTTPException):
         return False
 
 

@@ -55,8 +55,8 @@ class StageRequest(ApiModel):
     allow_remote_code: bool = False
     """Whether the administrator allowed model.trustRemoteCode."""
     lineage: list[Ancestor] | None = None
-    """Jobs that the model or the continued adapter comes from, the nearest first; spec names where the nearest has put
-    it."""
+    """Jobs that the model or the continued adapter comes from, the nearest first; the field of the spec that named it
+    has its uri."""
 
 
 class ProgressReport(ApiModel):

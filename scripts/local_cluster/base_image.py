@@ -24,7 +24,7 @@ PACKAGES = ("python3", "python3-venv", "python3-pip", "ca-certificates")
 HUB = "https://registry-1.docker.io/v2/"
 _DECLARED = re.compile(rf"^\s*ARG\s+{ARGUMENT}\b", re.MULTILINE)
 APT = Path("/etc/apt")
-_HOST_SOURCES = ("sources.list", "sources.list.d/debian.sources", "sources.list.d/debian.list")
+HOST_SOURCES = ("sources.list", "sources.list.d/debian.sources", "sources.list.d/debian.list")
 _MIRROR = re.compile(r"^(?:URIs:\s*|deb\s+(?:\[[^]]*\]\s+)?)(\S+/debian/?)(?=\s|$)", re.MULTILINE)
 
 
@@ -63,7 +63,7 @@ def ensure(store: Store) -> str:
 
 def _make_root(tarball: Path) -> None:
     debootstrap = require("debootstrap", "Install it with your package manager, or start Docker.")
-    sources = "\n".join((APT / name).read_text() for name in _HOST_SOURCES if (APT / name).exists())
+    sources = "\n".join((APT / name).read_text() for name in HOST_SOURCES if (APT / name).exists())
     tarball.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=tarball.parent, prefix="rootfs-") as folder:
         root = Path(folder) / "root"

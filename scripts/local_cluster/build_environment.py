@@ -25,7 +25,8 @@ _BUNDLE_IN_BUILD = "/etc/ssl/certs/ca-certificates.crt"
 _WHEELS_IN_BUILD = "/wheels"
 _UV_CACHE_IN_BUILD = "/root/.cache/uv"
 _APT_CONF_IN_BUILD = "/etc/apt/apt.conf.d/90host"
-_APT_FOLDERS = ("sources.list.d", "auth.conf.d")
+_APT_KEYS = ("auth.conf.d", "keyrings", "trusted.gpg.d")
+_KEYRINGS = Path("/usr/share/keyrings")
 _OS_RELEASE = Path("/etc/os-release")
 _PIP_SETTINGS = ("index-url", "extra-index-url", "trusted-host", "proxy", "default-timeout", "timeout", "retries")
 _UV_SETTINGS = {
@@ -100,14 +101,20 @@ def mounts(folder: Path, environment: Mapping[str, str] = os.environ) -> list[Mo
 
 
 def _apt(folder: Path) -> list[Mount]:
-    """This host's package sources and how it reaches them, where it runs the distribution of the base image."""
+    """Where this host gets Debian's packages and how, if it runs the distribution of the base image.
+
+    Other sources of the host are left out: an image must not depend on what a developer has added.
+    """
     if f"VERSION_CODENAME={base_image.SUITE}\n" not in _text(_OS_RELEASE):
         return []
-    (folder / "sources.list").write_text(_text(base_image.APT / "sources.list"))
+    made = folder / "apt"
+    for name in base_image.HOST_SOURCES:
+        (made / name).parent.mkdir(parents=True, exist_ok=True)
+        (made / name).write_text(_text(base_image.APT / name))
     (folder / "apt.conf").write_text(run(["apt-config", "dump", "Acquire"]))
-    mounted = [Mount(folder / "sources.list", "/etc/apt/sources.list"), Mount(folder / "apt.conf", _APT_CONF_IN_BUILD)]
-    folders = [base_image.APT / name for name in _APT_FOLDERS]
-    return [*mounted, *(Mount(part, f"/etc/apt/{part.name}") for part in folders if part.is_dir())]
+    mounted = [Mount(made / name, f"/etc/apt/{name}") for name in ("sources.list", "sources.list.d")]
+    keys = [path for path in (*(base_image.APT / name for name in _APT_KEYS), _KEYRINGS) if path.is_dir()]
+    return [*mounted, Mount(folder / "apt.conf", _APT_CONF_IN_BUILD), *(Mount(path, str(path)) for path in keys)]
 
 
 def _text(path: Path) -> str:

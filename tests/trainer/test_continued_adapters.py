@@ -8,10 +8,11 @@ from typing import Any
 
 import pytest
 import torch
-from peft import get_peft_model_state_dict
+from peft import LoraConfig, get_peft_model, get_peft_model_state_dict
 from safetensors.torch import load_file, save_file
+from transformers import AutoModelForCausalLM
 
-from adapter_jobs import adapter_run, make_root, progress_of
+from adapter_jobs import adapter_run, make_root, progress_of, source, write_rows
 from finetune_api.status import Ancestor, Stage
 from finetune_trainer.errors import InvalidModelError, InvalidSpecError, SourceNotFoundError, StageError
 from finetune_trainer.evaluating.models import Contestants
@@ -20,6 +21,7 @@ from finetune_trainer.result import store
 from finetune_trainer.run import Run, Workspace
 from finetune_trainer.stages import evaluate, export, prepare, train
 from finetune_trainer.training import assembly
+from finetune_trainer.training.preemption import Preemption
 from tiny_models import build_tiny_model
 from training_job import CrashError, CrashingProgress
 
@@ -92,11 +94,53 @@ def test_the_baseline_is_the_continued_adapter_whatever_the_method(tmp_path: Pat
     want = contestants.tuned(ids).logits
     with contestants._baseline() as model, torch.no_grad():
         assert torch.equal(model(ids).logits, want)
-    spoil = load_file(run.workspace.continued / WEIGHTS)
-    save_file({key: tensor + 0.1 for key, tensor in spoil.items()}, run.workspace.continued / WEIGHTS)
-    with contestants._baseline() as model, torch.no_grad():
-        assert not torch.equal(model(ids).logits, want)
     assert torch.equal(contestants.tuned(ids).logits, want)
+
+
+def test_an_adapter_that_somebody_changed_in_the_workspace_is_refused(root: Path) -> None:
+    shutil.copytree(root / "second", root / "changed", symlinks=True)
+    run = job(root, Stage.EVALUATE, "changed")
+    weights = load_file(run.workspace.continued / WEIGHTS)
+    save_file({key: tensor + 0.1 for key, tensor in weights.items()}, run.workspace.continued / WEIGHTS)
+    for execute in (evaluate.execute, lambda run: assembly._continued(run, assembly.load_base(run))):
+        with pytest.raises(InvalidModelError, match="somebody has changed its files"):
+            execute(run)
+
+
+@pytest.mark.parametrize("start", ["gaussian", "pissa"])
+def test_an_adapter_of_others_means_what_it_means_to_peft_or_is_refused(tmp_path: Path, start: str) -> None:
+    root = make_root(tmp_path)
+    base = AutoModelForCausalLM.from_pretrained(root / "claims" / "models" / "tiny")
+    config = LoraConfig(r=8, lora_alpha=16, target_modules="all-linear", init_lora_weights=start, task_type="CAUSAL_LM")
+    model = get_peft_model(base, config)
+    for name, parameter in model.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(parameter)
+    model.save_pretrained(root / "claims" / "models" / "first")
+    if start == "pissa":
+        with pytest.raises(InvalidSpecError, match="init_lora_weights: pissa"):
+            prepare.execute(job(root, Stage.PREPARE))
+        return
+    prepare.execute(job(root, Stage.PREPARE))
+    run = job(root, Stage.TRAIN)
+    found = assembly._continued(run, assembly.load_base(run))
+    assert found is not None
+    ids = torch.arange(8)[None]
+    torch.testing.assert_close(found(ids).logits, model.eval()(ids).logits)
+
+
+def test_held_out_rows_that_are_longer_than_all_others_come_in_smaller_batches(root: Path) -> None:
+    """Memory is planned for the rows that are trained on."""
+    long = {"messages": [{"role": "user", "content": "the bank " * 60}, {"role": "assistant", "content": "oil"}]}
+    write_rows(root / "claims" / "data" / "long.jsonl", [long] * 4)
+    dataset = {"eval": source("long"), "maxLength": 512, "evalFraction": 0}
+    prepare.execute(job(root, Stage.PREPARE, "long", dataset=dataset))
+    run = job(root, Stage.TRAIN, "long", dataset=dataset)
+    trainer, _ = assembly.build_trainer(run, assembly.checkpoint_store(run), Preemption())
+    sizes = [batch["input_ids"].numel() for batch in trainer._eval_batches()]
+    longest = max(len(row["input_ids"]) for row in trainer.train_dataset)
+    assert len(sizes) == 4
+    assert all(size > run.plan.training.micro_batch_size * longest for size in sizes)
 
 
 def test_the_tuned_model_is_judged_against_the_adapter_that_it_continued(root: Path) -> None:
@@ -181,7 +225,7 @@ def test_an_adapter_of_another_job_is_continued_as_it_was_published(root: Path) 
     ("told", "words"),
     [
         ({"digest": "sha256:0"}, f"job://one: what lies at {FIRST} is not what that job has published"),
-        ({"base_digest": "sha256:0"}, "job://one has trained its adapter on another model"),
+        ({"base_digest": "sha256:0"}, "job://one has trained its adapter on other files"),
     ],
 )
 def test_an_adapter_of_another_job_that_does_not_fit_is_refused(root: Path, told: dict[str, str], words: str) -> None:
@@ -230,7 +274,7 @@ def _list(folder: Path) -> None:
         (_leave, InvalidModelError, "adapter_model.safetensors is a symbolic link that leaves its claim"),
         (_whole, InvalidModelError, "is a whole model, not an adapter: name it in model.source"),
         (_empty, SourceNotFoundError, "holds no adapter"),
-        (_half, InvalidSpecError, "it sits on 7 layers"),
+        (_half, InvalidSpecError, "only the other has model.layers.1"),
         (_list, InvalidModelError, "adapter_config.json is not an object"),
     ],
 )

@@ -1,5 +1,6 @@
 """Opening what a user names, and nothing beside it: every path stays inside the folder that it was given for."""
 
+from collections.abc import Iterable
 from difflib import get_close_matches
 from pathlib import Path
 
@@ -39,11 +40,14 @@ def is_inside(path: Path, root: Path) -> bool:
 
 def listing(folder: Path) -> str:
     """What `folder` holds, shortened, for a message."""
-    names = sorted(f"{entry.name}/" if entry.is_dir() else entry.name for entry in folder.iterdir())
-    if not names:
-        return "nothing"
-    more = f" and {len(names) - _LISTED} more" if len(names) > _LISTED else ""
-    return ", ".join(names[:_LISTED]) + more
+    return shortened(f"{entry.name}/" if entry.is_dir() else entry.name for entry in folder.iterdir())
+
+
+def shortened(names: Iterable[str]) -> str:
+    """`names` in their order, at most some of them, for a message."""
+    found = sorted(names)
+    more = f" and {len(found) - _LISTED} more" if len(found) > _LISTED else ""
+    return ", ".join(found[:_LISTED]) + more if found else "nothing"
 
 
 def _nearest(path: Path, root: Path) -> str:

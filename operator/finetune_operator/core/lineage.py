@@ -16,6 +16,7 @@ from finetune_operator.core.status import load_status
 
 SCHEME = "job://"
 _TO_COME = "pvc://artefact/to-come"
+"""A place that this version can read from, so that all else of the spec is judged before the wait."""
 
 
 @dataclass(frozen=True)
@@ -82,7 +83,7 @@ def _published(wanted: _Wanted, name: str, parent: Manifest) -> list[Ancestor] |
         message = f"{wanted.field}: {SCHEME}{name} has failed: {status.message}"
         return Failure(Reason.PARENT_FAILED, message[:1024])
     if status.phase is not Phase.SUCCEEDED:
-        return Awaited(f"waiting for FineTuneJob {name}, whose model is not published yet ({status.phase})")
+        return Awaited(f"waiting for FineTuneJob {name}, which has published nothing yet ({status.phase})")
     artifact = next((artifact for artifact in status.artifacts if artifact.format == wanted.format), None)
     if status.plan is not None and status.plan.adapters:
         return Failure(Reason.INVALID_MODEL, _ambiguous(wanted, name, status, artifact))

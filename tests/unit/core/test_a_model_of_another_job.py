@@ -57,8 +57,8 @@ def requests(world: World) -> list[dict[str, Any]]:
     ("other", "words"),
     [
         (None, "does not exist in this namespace yet"),
-        (parent("Training"), "is not published yet (Training)"),
-        (parent("Suspended"), "is not published yet (Suspended)"),
+        (parent("Training"), "which has published nothing yet (Training)"),
+        (parent("Suspended"), "which has published nothing yet (Suspended)"),
     ],
 )
 def test_it_waits_and_says_for_what(other: dict[str, Any] | None, words: str) -> None:
@@ -166,7 +166,7 @@ def test_the_base_of_a_merged_model_is_nobodys_concern() -> None:
     ("other", "phase", "words"),
     [
         (None, Phase.PENDING, "waiting for FineTuneJob first, which does not exist"),
-        (parent("Training"), Phase.PENDING, "waiting for FineTuneJob first, whose model is not published yet"),
+        (parent("Training"), Phase.PENDING, "waiting for FineTuneJob first, which has published nothing yet"),
         (parent("Failed", message="no"), Phase.FAILED, "method.continueFrom.source: job://first has failed: no"),
         (
             parent("Succeeded", MERGED),
@@ -194,6 +194,22 @@ def test_the_claim_of_a_continued_adapter_is_mounted() -> None:
     world.settle()
     claims = [v["persistentVolumeClaim"]["claimName"] for v in _volumes(world) if "persistentVolumeClaim" in v]
     assert "adapters" in claims
+
+
+def test_only_prepare_mounts_what_only_prepare_reads() -> None:
+    method = {"continueFrom": {"source": "pvc://adapters/first"}}
+    world = World(make_job("second").with_spec(method=method).obj())
+    world.run_to_the_end()
+    claims = {
+        job["metadata"]["labels"][names.LABEL_STAGE]: {
+            volume["persistentVolumeClaim"]["claimName"]
+            for volume in job["spec"]["template"]["spec"]["volumes"]
+            if "persistentVolumeClaim" in volume
+        }
+        for job in world.jobs.values()
+    }
+    assert {"adapters", "datasets"} <= claims["prepare"]
+    assert all(not {"adapters", "datasets"} & claims[stage] for stage in ("train", "evaluate", "export"))
 
 
 def test_a_private_adapter_is_read_with_its_own_secret() -> None:

@@ -190,6 +190,8 @@ def test_package_sources_are_mounted_where_the_host_runs_the_images_debian(
 ) -> None:
     (tmp_path / "os-release").write_text(f"ID=debian\nVERSION_CODENAME={codename}\n")
     (tmp_path / "apt" / "sources.list.d").mkdir(parents=True)
+    (tmp_path / "apt" / "sources.list.d" / "debian.sources").write_text("URIs: http://mirror.example/debian\n")
+    (tmp_path / "apt" / "sources.list.d" / "nodesource.list").write_text("deb http://other.example nodistro main\n")
     monkeypatch.setattr(build_environment, "_OS_RELEASE", tmp_path / "os-release")
     monkeypatch.setattr(base_image, "APT", tmp_path / "apt")
     monkeypatch.setattr(build_environment, "run", lambda _command: 'Acquire::http::Proxy "http://proxy.example";\n')
@@ -200,6 +202,10 @@ def test_package_sources_are_mounted_where_the_host_runs_the_images_debian(
     if want:
         assert "proxy.example" in seen["/etc/apt/apt.conf.d/90host"].read_text()
         assert seen["/etc/apt/sources.list"].read_text() == ""
+        sources = {path.name: path.read_text() for path in seen["/etc/apt/sources.list.d"].iterdir()}
+        assert "mirror.example" in sources["debian.sources"]
+        assert "nodesource.list" not in sources
+        assert "/usr/share/keyrings" in seen
 
 
 @pytest.mark.parametrize(

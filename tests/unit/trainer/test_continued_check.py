@@ -29,7 +29,8 @@ def tensors(rank: int = 8, layers: tuple[LinearLayer, ...] = LAYERS, *others: st
 def check(config: dict[str, Any], headers: list[TensorHeader], **method: Any) -> None:
     spec = MethodSpec.model_validate({"rank": 8, "alpha": 16, "continueFrom": SOURCE, **method})
     kind: AdapterKind = {"dora": "dora", "adapter": "ia3"}.get(spec.type, "lora")  # type: ignore[assignment]
-    planned = Adapter(rank=spec.rank, layers=LAYERS, dropout=spec.dropout, kind=kind)
+    saved = 16 * len(spec.modules_to_save)
+    planned = Adapter(rank=spec.rank, layers=LAYERS, dropout=spec.dropout, kind=kind, saved_elements=saved)
     check_continued(ContinuedAdapter("pvc://models/first", "sha256:0", config, headers), spec, planned)
 
 
@@ -37,6 +38,37 @@ def test_the_described_adapter_is_taken() -> None:
     check(CONFIG, tensors())
     check(CONFIG, tensors(8, LAYERS, "lm_head"), modulesToSave=["lm_head"])
     check({"peft_type": "LORA", "r": 8, "lora_alpha": 16.0}, tensors(), type="qlora")
+    check({**CONFIG, "init_lora_weights": "gaussian", "bias": None, "megatron_core": "megatron.core"}, tensors())
+
+
+def test_a_module_that_holds_others_is_saved_under_their_names() -> None:
+    check(CONFIG, tensors(8, LAYERS, "model.layers.0.mlp.up_proj"), modulesToSave=["mlp"])
+
+
+def test_an_alpha_that_is_no_whole_number_is_asked_for_as_it_is_told() -> None:
+    """PiSSA with rank stabilisation is published with alpha times the root of 2 (models/initialization.py)."""
+    with pytest.raises(InvalidSpecError, match=r"method.alpha is 16, its own is 22.627416997969522"):
+        check({**CONFIG, "lora_alpha": 16 * 2**0.5}, tensors())
+    check({**CONFIG, "lora_alpha": 16 * 2**0.5}, tensors(), alpha=22.627417)
+
+
+def test_a_whole_module_of_another_size_is_of_another_base() -> None:
+    headers = [*tensors(), TensorHeader("base_model.model.lm_head.weight", "F32", (9, 4))]
+    with pytest.raises(InvalidSpecError, match="lm_head has another size than in this base"):
+        check(CONFIG, headers, modulesToSave=["lm_head"])
+
+
+def test_transposed_tensors_are_of_another_base() -> None:
+    headers = [TensorHeader(tensor.name, "F32", tensor.shape[::-1]) for tensor in tensors()]
+    with pytest.raises(InvalidSpecError, match="it was trained on another base"):
+        check(CONFIG, headers)
+
+
+def test_ten_thousand_layers_are_not_listed() -> None:
+    headers = [TensorHeader(f"base_model.model.x.l{i}.lora_A.weight", "F32", (8, 4)) for i in range(10_000)]
+    with pytest.raises(InvalidSpecError) as caught:
+        check(CONFIG, headers)
+    assert len(str(caught.value)) < 400
 
 
 def test_dora_and_ia3_have_parts_of_their_own() -> None:
@@ -56,6 +88,7 @@ def test_dora_and_ia3_have_parts_of_their_own() -> None:
     [
         ({"r": 16}, tensors(16), {}, "method.rank is 8, its own is 16"),
         ({"lora_alpha": 32}, tensors(), {}, "method.alpha is 16, its own is 32"),
+        ({"lora_alpha": None}, tensors(), {}, "method.alpha is 16, its own is None"),
         ({"use_rslora": True}, tensors(), {}, "method.rankStabilized is false, its own is true"),
         ({"use_dora": True}, tensors(), {}, "method.type is lora, and it is one of dora"),
         ({}, tensors(), {"type": "dora"}, "method.type is dora, and it is not one of dora"),
@@ -63,15 +96,25 @@ def test_dora_and_ia3_have_parts_of_their_own() -> None:
         ({"peft_type": "PROMPT_TUNING"}, [], {}, "it is of PEFT's type PROMPT_TUNING"),
         ({"rank_pattern": {"q_proj": 4}}, tensors(), {}, "rank_pattern of its adapter_config.json cannot be continued"),
         ({"alpha_pattern": {"q_proj": 4}}, tensors(), {}, "alpha_pattern of its adapter_config.json cannot be"),
+        ({"init_lora_weights": "pissa_niter_4"}, tensors(), {}, "init_lora_weights: pissa_niter_4 of its adapter_conf"),
+        ({"init_lora_weights": "olora"}, tensors(), {}, "changes the base; save it as a plain LoRA first"),
+        ({"use_qalora": True}, tensors(), {}, "use_qalora of its adapter_config.json cannot be continued"),
+        ({"a_setting_to_come": [1]}, tensors(), {}, "a_setting_to_come of its adapter_config.json cannot be continued"),
         ({"bias": "all"}, tensors(), {}, "bias: all of its adapter_config.json cannot be continued"),
-        ({}, tensors(8, LAYERS[:1]), {}, "it sits on 1 layers [q_proj], and method.targetModules means 2 [q_proj]"),
-        ({}, tensors(8, LAYERS, "lm_head"), {}, "method.modulesToSave is [], its own is [lm_head]"),
-        ({}, tensors(), {"modulesToSave": ["lm_head"]}, "method.modulesToSave is [lm_head], its own is []"),
+        ({}, tensors(8, LAYERS[:1]), {}, "only the other has model.layers.1.self_attn.q_proj.lora_A.weight"),
+        (
+            {},
+            [TensorHeader(f"_orig_mod.{tensor.name}", "F32", tensor.shape) for tensor in tensors()],
+            {},
+            "it sits on [q_proj], and method.targetModules means [q_proj]: only the one has _orig_mod.base_model.model",
+        ),
+        ({}, tensors(8, LAYERS, "lm_head"), {}, "method.modulesToSave asks for nothing, and it has lm_head"),
+        ({}, tensors(), {"modulesToSave": ["lm_head"]}, "method.modulesToSave asks for lm_head, and it has nothing"),
         (
             {},
             tensors(8, tuple(LinearLayer(layer.name, 32, 32) for layer in LAYERS)),
             {},
-            "on model.layers.0.self_attn.q_proj it has 512 parameters, on this base 768: it was trained on another",
+            "model.layers.0.self_attn.q_proj.lora_A.weight has the shape (8, 32), on this base (8, 64): it was trained",
         ),
     ],
 )

@@ -11,7 +11,8 @@ from transformers import PreTrainedModel
 from finetune_trainer.evaluating.losses import OnRows
 from finetune_trainer.evaluating.measuring import Task
 from finetune_trainer.evaluating.row_progress import RowProgress
-from finetune_trainer.models.adapters import set_values
+from finetune_trainer.models.adapters import load_adapter_values
+from finetune_trainer.models.continued_adapter import kept_adapter
 from finetune_trainer.models.load import load_model, load_tuned
 from finetune_trainer.run import Run
 
@@ -55,7 +56,7 @@ class Contestants:
         """What training started from, in the same precision and attention: the base, or the continued adapter on it."""
         if isinstance(self._tuned, PeftModel) and self._run.spec.method.continue_from:
             self._tuned.add_adapter(CONTINUED, self._tuned.peft_config[TUNED])
-            set_values(self._tuned, self._run.workspace.continued, CONTINUED)
+            load_adapter_values(self._tuned, kept_adapter(self._run), CONTINUED)
             self._tuned.set_adapter(CONTINUED)
             yield self._tuned.eval()
             self._tuned.set_adapter(TUNED)

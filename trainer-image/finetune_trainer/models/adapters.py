@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from peft import IA3Config, LoraConfig, PeftConfig, PeftModel, get_peft_model, set_peft_model_state_dict
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from transformers import PreTrainedModel, set_seed
 
@@ -90,13 +91,16 @@ def _add_head(config: PeftConfig, head: Head, name: str) -> None:
         config.exclude_modules = {name}
 
 
-def set_values(model: PeftModel, folder: Path, adapter: str = "default") -> None:
+def load_adapter_values(model: PeftModel, folder: Path, adapter: str = "default") -> None:
     """Give an adapter of `model` the values in `folder`, whose configuration is not read: it may be anybody's.
 
     Raises InvalidModelError when they are those of another adapter.
     """
-    values = load_file(folder / "adapter_model.safetensors")
-    report = set_peft_model_state_dict(model, values, adapter_name=adapter)
+    try:
+        values = load_file(folder / "adapter_model.safetensors")
+        report = set_peft_model_state_dict(model, values, adapter_name=adapter)
+    except (RuntimeError, KeyError, SafetensorError) as error:
+        raise InvalidModelError(f"method.continueFrom: the adapter is not one of this job's model: {error}") from error
     absent = sorted(name for name in report.missing_keys if adapter in name.split("."))
     if absent or report.unexpected_keys:
         names = ", ".join([*absent, *report.unexpected_keys][:5])

@@ -19,7 +19,7 @@ from finetune_trainer.models.folder_check import ADAPTER_CONFIG, CONFIG, refuse_
 from finetune_trainer.models.published import publication, require_published
 from finetune_trainer.models.safetensors_check import TensorHeader, check_safetensors
 from finetune_trainer.object_store import bring_objects, is_object_uri
-from finetune_trainer.paths import claim_root, claimed_path, is_inside, listing
+from finetune_trainer.paths import claim_root, claimed_path, is_inside, shortened
 from finetune_trainer.run import Run
 
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
@@ -46,8 +46,7 @@ def bring_adapter(run: Run, base_digest: str) -> ContinuedAdapter | None:
     if source is None:
         return None
     uri = source.source
-    folder, root = _found(run, source)
-    _require_adapter(folder, root, uri)
+    folder = _found(run, source)
     require_published(run, uri, folder)
     _require_base(run, uri, base_digest)
     config = read_json(folder / ADAPTER_CONFIG, f"{uri}: {ADAPTER_CONFIG}")
@@ -58,51 +57,72 @@ def bring_adapter(run: Run, base_digest: str) -> ContinuedAdapter | None:
     return ContinuedAdapter(uri, digest(list_files(run.workspace.continued)), config, tensors)
 
 
-def _found(run: Run, source: AdapterSource) -> tuple[Path, Path]:
-    """Folder of the adapter, and the one that its files must not leave."""
+def kept_adapter(run: Run) -> Path:
+    """The folder that prepare left. Raises InvalidModelError when it is not as it was then."""
+    folder = run.workspace.continued
+    if digest(list_files(folder)) != run.plan.method.continued_digest:
+        raise InvalidModelError(
+            f"the workspace no longer has the adapter that the plan continues ({run.plan.method.continued_from}): "
+            "somebody has changed its files; create the job again"
+        )
+    return folder
+
+
+def _found(run: Run, source: AdapterSource) -> Path:
+    """Folder with the files of the adapter."""
     uri = source.source
-    if not uri.startswith("hf://") and not is_object_uri(uri):
-        return claimed_path(run, uri), claim_root(run, uri)
-    folder = run.workspace.root / "continued-download"
+    if uri.startswith("hf://"):
+        return _downloaded(run, source)
     if is_object_uri(uri):
-        whole = publication(run, uri) is not None  # what was published is compared as a whole
-        bring_objects(uri, folder, lambda names: [name for name in names if whole or name in FILES])
-    else:
-        _download(run, source, folder)
-    return folder, folder
-
-
-def _download(run: Run, source: AdapterSource, folder: Path) -> None:
-    from huggingface_hub import snapshot_download
-
-    uri = source.source
-    revision = pinned_revision(uri, "model", source.revision, run.workspace.root / "pins")
-    with hub_errors(uri):
-        snapshot_download(hub_name(uri), revision=revision, local_dir=folder, allow_patterns=[*FILES])
-
-
-def _require_adapter(folder: Path, root: Path, uri: str) -> None:
-    """Tell apart an empty place, a whole model, and weights in a format that is not read."""
+        return bring_objects(uri, _downloads(run), lambda names: _chosen(run, names, uri))
+    folder, root = claimed_path(run, uri), claim_root(run, uri)
     if not folder.is_dir():
         raise InvalidModelError(f"{uri} is a file; name the folder with {' and '.join(FILES)}")
-    if not (folder / ADAPTER_CONFIG).is_file():
-        if (folder / CONFIG).is_file():
-            raise InvalidModelError(f"{uri} is a whole model, not an adapter: name it in model.source")
-        raise SourceNotFoundError(f"{uri} holds no adapter ({', '.join(FILES)}); it holds {listing(folder)}")
-    if not (folder / ADAPTER_WEIGHTS).is_file():
-        refuse_pickled(folder, uri)
-        raise SourceNotFoundError(f"{uri} has no {ADAPTER_WEIGHTS}; it holds {listing(folder)}")
+    _require_adapter([file.name for file in folder.iterdir()], uri)
     for name in FILES:
         if not is_inside(folder / name, root):
             raise InvalidModelError(f"{uri}: {name} is a symbolic link that leaves its claim; copy the file")
+    return folder
+
+
+def _downloaded(run: Run, source: AdapterSource) -> Path:
+    from huggingface_hub import HfApi, snapshot_download
+
+    uri, folder = source.source, _downloads(run)
+    revision = pinned_revision(uri, "model", source.revision, run.workspace.root / "pins")
+    with hub_errors(uri):
+        _require_adapter(HfApi().list_repo_files(hub_name(uri), revision=revision), uri)
+        snapshot_download(hub_name(uri), revision=revision, local_dir=folder, allow_patterns=[*FILES])
+    return folder
+
+
+def _downloads(run: Run) -> Path:
+    return run.workspace.root / "continued-download"
+
+
+def _chosen(run: Run, names: list[str], uri: str) -> Sequence[str]:
+    _require_adapter(names, uri)
+    return names if publication(run, uri) else FILES  # what was published is compared as a whole
+
+
+def _require_adapter(names: Sequence[str], uri: str) -> None:
+    """Tell apart an empty place, a whole model, and weights in a format that is not read, by the names of files."""
+    if ADAPTER_CONFIG not in names:
+        if CONFIG in names:
+            raise InvalidModelError(f"{uri} is a whole model, not an adapter: name it in model.source")
+        raise SourceNotFoundError(f"{uri} holds no adapter ({', '.join(FILES)}); it holds {shortened(names)}")
+    if ADAPTER_WEIGHTS not in names:
+        refuse_pickled(names, uri)
+        raise SourceNotFoundError(f"{uri} has no {ADAPTER_WEIGHTS}; it holds {shortened(names)}")
 
 
 def _require_base(run: Run, uri: str, base_digest: str) -> None:
     job = publication(run, uri)
     if job is not None and job.base_digest and job.base_digest != base_digest:
         raise InvalidModelError(
-            f"job://{job.job} has trained its adapter on another model ({job.base_digest}) than model.source names "
-            f"({base_digest}): name that one"
+            f"job://{job.job} has trained its adapter on other files ({job.base_digest}) than those of model.source "
+            f"({base_digest}): name the same model, or, where the weights are equal, the adapter's folder in place of "
+            f"the job ({uri})"
         )
 
 

@@ -3,6 +3,7 @@
 Decides by names, headers and JSON. Must not load weights or run anything that comes with a model.
 """
 
+from collections.abc import Iterable
 from pathlib import Path
 
 from finetune_trainer.errors import InvalidModelError, SourceNotFoundError
@@ -35,9 +36,9 @@ def check_model_folder(folder: Path, root: Path, uri: str) -> list[TensorHeader]
     return tensors
 
 
-def refuse_pickled(folder: Path, uri: str) -> None:
-    """Raises InvalidModelError where `folder` has weights in a format that can run code."""
-    pickled = sorted(file.name for file in folder.iterdir() if file.suffix.lower() in PICKLED)
+def refuse_pickled(names: Iterable[str], uri: str) -> None:
+    """Raises InvalidModelError where files of these names are weights in a format that can run code."""
+    pickled = sorted(name for name in names if Path(name).suffix.lower() in PICKLED)
     if pickled:
         raise InvalidModelError(
             f"{uri}: {pickled[0]} is refused: such files can run code when read. Save the weights as safetensors: "
@@ -66,7 +67,7 @@ def _require_model(folder: Path, uri: str) -> None:
     if (folder / ADAPTER_CONFIG).is_file():
         raise InvalidModelError(f"{uri} is a PEFT adapter, not a model; merge it into its base first")
     if not any(folder.glob("*.safetensors")):
-        refuse_pickled(folder, uri)
+        refuse_pickled([file.name for file in folder.iterdir()], uri)
         raise SourceNotFoundError(f"{uri} holds no model (*.safetensors with config.json); it holds {listing(folder)}")
     if not (folder / CONFIG).is_file():
         raise InvalidModelError(f"{uri} has weights and no {CONFIG}; it holds {listing(folder)}")

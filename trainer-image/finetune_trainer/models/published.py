@@ -9,7 +9,8 @@ from finetune_trainer.run import Run
 
 
 def publication(run: Run, uri: str) -> Ancestor | None:
-    """The job that has published what lies at `uri`; None when the user has named that place."""
+    """The job that has published what lies at `uri`, which stands where the spec had job://name; None when the user has
+    named that place."""
     nearest = run.request.lineage[0] if run.request.lineage else None
     return nearest if nearest is not None and nearest.uri == uri else None
 

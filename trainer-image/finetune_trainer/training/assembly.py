@@ -13,7 +13,8 @@ from transformers import EarlyStoppingCallback, PreTrainedModel, PrinterCallback
 
 from finetune_trainer import ownership
 from finetune_trainer.data.storage import CLASSES
-from finetune_trainer.models.adapters import make_trainable, set_values
+from finetune_trainer.models.adapters import load_adapter_values, make_trainable
+from finetune_trainer.models.continued_adapter import kept_adapter
 from finetune_trainer.models.heads import Head, head_of, start_head
 from finetune_trainer.models.initialization import (
     initialize_loftq,
@@ -144,11 +145,14 @@ def _model(run: Run, base: PreTrainedModel, head: Head | None) -> PreTrainedMode
 
 
 def _continued(run: Run, base: PreTrainedModel) -> PreTrainedModel | None:
-    """The model with the adapter that is continued, which preferences are compared with, too; None for a new one."""
+    """`base`, changed in place, with the adapter that is continued: preferences are compared with it, too.
+
+    None for a new adapter, whose base must be asked before it is changed.
+    """
     if run.spec.method.continue_from is None:
         return None
     model = make_trainable(base, run.plan.method, run.spec.method, run.spec.training.seed)
-    set_values(model, run.workspace.continued)
+    load_adapter_values(model, kept_adapter(run))
     return model.eval()
 
 

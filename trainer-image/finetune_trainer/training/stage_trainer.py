@@ -8,6 +8,7 @@ how the run ends (stages/train.py).
 import errno
 import math
 import shutil
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from safetensors import SafetensorError
 from transformers import TrainerControl
 
 from finetune_trainer.errors import NotSupportedError, OutputUnwritableError
+from finetune_trainer.evaluating.rows import batches
 from finetune_trainer.models.adapters import trainable
 from finetune_trainer.run import Run
 from finetune_trainer.training import guards
@@ -156,13 +158,14 @@ class StageTrainer(SFTTrainer):
         return metrics
 
     def _eval_batches(self) -> Any:
-        rows = self.eval_dataset
-        lengths = self._lengths(rows)
-        order = sorted(range(len(rows)), key=lambda i: -lengths[i])
-        size = self.args.per_device_eval_batch_size
-        return (
-            self.data_collator([rows[i] for i in order[start : start + size]]) for start in range(0, len(order), size)
-        )
+        """Held-out rows, longest first, in batches of no more tokens than those of training: memory was planned so."""
+        rows, size = self.eval_dataset, self.args.per_device_eval_batch_size
+        tokens = size * self._longest_train_row
+        return (self.data_collator([rows[i] for i in batch]) for batch in batches(self._lengths(rows), tokens, size))
+
+    @cached_property
+    def _longest_train_row(self) -> int:
+        return max(self._lengths(self.train_dataset))
 
     def _determine_best_metric(self, metrics: dict[str, float], trial: Any = None) -> bool:
         """A best evaluation is saved at once: loadBest needs its weights."""

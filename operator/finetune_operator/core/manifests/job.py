@@ -197,9 +197,12 @@ def _volumes(job: Manifest, spec: FineTuneJobSpec, stage: Stage) -> tuple[list[d
 
 
 def _claims(spec: FineTuneJobSpec, stage: Stage) -> dict[str, bool]:
-    """Claims that a stage mounts, and whether it writes to them: the destination is looked at in prepare, and written
-    in export only."""
-    read = (source.source for source in sources(spec).values())
+    """Claims that a stage mounts, and whether it writes to them.
+
+    All that is read is copied or tokenised in prepare, but the model, which the workspace only links to. The
+    destination is looked at in prepare, and written in export only.
+    """
+    read = [source.source for source in sources(spec).values()] if stage is Stage.PREPARE else [spec.model.source]
     claims = {_claim(uri): False for uri in read if uri.startswith("pvc://")}
     destination = spec.output.destination or ""
     if stage in (Stage.PREPARE, Stage.EXPORT) and destination.startswith("pvc://"):
