@@ -17,6 +17,8 @@ from typing import Any
 import yaml
 
 from demo.assets import assets, stories
+from finetune_api.status import Stage
+from finetune_trainer.run import Workspace
 from local_cluster import locations
 
 Rows = list[dict[str, str]]
@@ -44,7 +46,8 @@ def main(arguments: list[str] | None = None) -> int:
     start = time.monotonic()
     code = _run(job, options.work)
     if code == 0:
-        found = json.loads((options.work / "run" / "results" / "evaluate.json").read_text())["evaluation"]["tuned"]
+        results = Workspace(options.work / "run" / "workspace").result(Stage.EVALUATE)
+        found = json.loads(results.read_text())["evaluation"]["tuned"]
         print(f"SmolLM2-135M with LoRA: accuracy {found['accuracy']}, macro F1 {found['f1']}, eval_loss "
               f"{found['eval_loss']}; {time.monotonic() - start:.0f} s in all")  # fmt: skip
     return code
