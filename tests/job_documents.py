@@ -289,7 +289,7 @@ REFUSED = (
     Case("a data source of a job", {"spec.dataset.train.source": "job://a"}, "dataset source must look like"),
     Case("a long source", {"spec.model.source": f"hf://{'a' * 600}"}, "spec.model.source: Too long"),
     Case(
-        "a bad revision", {"spec.model.revision": "main branch"}, "model.revision must be a commit, a tag or a branch"
+        "a bad revision", {"spec.model.revision": "main branch"}, "a revision must be a commit, a tag or a branch"
     ),
     Case(
         "a secret of another namespace",
