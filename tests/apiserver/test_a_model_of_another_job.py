@@ -19,7 +19,7 @@ def test_a_job_begins_when_the_job_that_makes_its_model_has_published_it(install
     team.submit("second", model={"source": "job://first"})
     team.wait("it says what it waits for", lambda: "does not exist" in team.status("second").get("message", ""))
     team.submit("first")
-    team.wait("it says how far that is", lambda: "has published nothing yet" in team.status("second")["message"], seconds=30)
+    team.wait("it says how far that is", lambda: "published nothing" in team.status("second")["message"], seconds=30)
     pod = team.advance_to("first", Stage.EXPORT)
     merged = Artifact(name="m", format="safetensors", uri="pvc://models/first/m", size_bytes=1, digest=DIGEST)
     exported = make_result(Stage.EXPORT).model_copy(update={"artifacts": [merged]})
