@@ -288,9 +288,7 @@ REFUSED = (
     Case("a line break in a source", {"spec.model.source": "hf://org/name\n"}, "model.source must look like"),
     Case("a data source of a job", {"spec.dataset.train.source": "job://a"}, "dataset source must look like"),
     Case("a long source", {"spec.model.source": f"hf://{'a' * 600}"}, "spec.model.source: Too long"),
-    Case(
-        "a bad revision", {"spec.model.revision": "main branch"}, "a revision must be a commit, a tag or a branch"
-    ),
+    Case("a bad revision", {"spec.model.revision": "main branch"}, "a revision must be a commit, a tag or a branch"),
     Case(
         "a secret of another namespace",
         {"spec.model.credentials": {"secretRef": "other/token"}},
