@@ -57,6 +57,14 @@ def first(root: Path, method: dict[str, Any]) -> None:
     shutil.copytree(root / "first" / "tuned", root / "claims" / "models" / "first")
 
 
+def prepared(folder: Path, name: str) -> tuple[Path, Run]:
+    """A job that continues an adapter of one of METHODS, before it is trained, and the folder of its claims."""
+    root = make_root(folder, family="qwen2" if name == "with embeddings" else "llama")
+    first(root, METHODS[name])
+    prepare.execute(job(root, Stage.PREPARE, method=METHODS[name]))
+    return root, job(root, Stage.TRAIN, method=METHODS[name])
+
+
 @pytest.fixture(scope="module")
 def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Claims with model, rows and the French adapter, and in `second` the job that continued it, trained."""
@@ -69,10 +77,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize("name", METHODS)
 def test_training_starts_from_every_value_of_the_adapter(tmp_path: Path, name: str) -> None:
-    root = make_root(tmp_path, family="qwen2" if name == "with embeddings" else "llama")
-    first(root, METHODS[name])
-    prepare.execute(job(root, Stage.PREPARE, method=METHODS[name]))
-    run = job(root, Stage.TRAIN, method=METHODS[name])
+    root, run = prepared(tmp_path, name)
     model = assembly._continued(run, assembly.load_base(run))
     assert model is not None
     found = get_peft_model_state_dict(model, save_embedding_layers=False)
@@ -84,10 +89,7 @@ def test_training_starts_from_every_value_of_the_adapter(tmp_path: Path, name: s
 
 @pytest.mark.parametrize("name", METHODS)
 def test_the_baseline_is_the_continued_adapter_whatever_the_method(tmp_path: Path, name: str) -> None:
-    root = make_root(tmp_path, family="qwen2" if name == "with embeddings" else "llama")
-    first(root, METHODS[name])
-    prepare.execute(job(root, Stage.PREPARE, method=METHODS[name]))
-    run = job(root, Stage.TRAIN, method=METHODS[name])
+    root, run = prepared(tmp_path, name)
     shutil.copytree(root / "first" / "tuned", run.workspace.tuned)
     contestants = Contestants(run)
     ids = torch.arange(8)[None]

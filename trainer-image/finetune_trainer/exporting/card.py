@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
+from finetune_api.status import PlannedMethod
 from finetune_trainer.exporting.head_card import PIPELINES, head_labels, head_usage
 
 
@@ -49,25 +50,25 @@ def _evaluation(report: dict[str, Any]) -> str:
         return ""
     adapters = evaluation.get("adapters", [])
     if not adapters:
-        before = "continued adapter" if report["plan"]["method"].get("continuedFrom") else "base model"
-        return _evaluation_table("", evaluation, report.get("comparison"), before)
+        start = PlannedMethod.model_validate(report["plan"]["method"]).start
+        return _evaluation_table("", evaluation, report.get("comparison"), start)
     told = report["adapters"]
     tables = (_evaluation_table(f" of `{a['name']}`", a, told[a["name"]].get("comparison")) for a in adapters)
     return "\n\n".join(tables)
 
 
 def _evaluation_table(
-    of: str, evaluation: dict[str, Any], comparison: dict[str, Any] | None, before: str = "base model"
+    of: str, evaluation: dict[str, Any], comparison: dict[str, Any] | None, start: str = "base model"
 ) -> str:
     intervals = {d["metric"]: d for d in (comparison or {}).get("differences", [])}
     lines = [
         f"## Evaluation{of} on {evaluation['rows']} held-out rows\n",
-        f"| metric | {before} | this model | difference, 95 % interval |",
+        f"| metric | {start} | this model | difference, 95 % interval |",
         "|---|---|---|---|",
     ]
     for metric, value in evaluation["tuned"].items():
-        earlier = evaluation.get("baseline", {}).get(metric, "")
-        lines.append(f"| {metric} | {earlier} | {value} | {_interval(intervals.get(metric))} |")
+        before = evaluation.get("baseline", {}).get(metric, "")
+        lines.append(f"| {metric} | {before} | {value} | {_interval(intervals.get(metric))} |")
     return "\n".join(lines)
 
 

@@ -13,6 +13,7 @@ from finetune_api.spec import MethodSpec
 from finetune_api.status import PlannedMethod
 from finetune_trainer.errors import InvalidModelError, InvalidSpecError
 from finetune_trainer.models.adaptation import is_feedforward
+from finetune_trainer.models.folder_check import ADAPTER_WEIGHTS
 from finetune_trainer.models.heads import MODULES, PEFT_TASKS, Head, head_name
 
 ALL_LINEAR = "all-linear"
@@ -97,7 +98,7 @@ def load_adapter_values(model: PeftModel, folder: Path, adapter: str = "default"
     Raises InvalidModelError when they are those of another adapter.
     """
     try:
-        values = load_file(folder / "adapter_model.safetensors")
+        values = load_file(folder / ADAPTER_WEIGHTS)
         report = set_peft_model_state_dict(model, values, adapter_name=adapter)
     except (RuntimeError, KeyError, SafetensorError) as error:
         raise InvalidModelError(f"method.continueFrom: the adapter is not one of this job's model: {error}") from error

@@ -15,14 +15,13 @@ from finetune_trainer.errors import InvalidModelError, SourceNotFoundError
 from finetune_trainer.exporting.digests import digest, list_files
 from finetune_trainer.hub_access import hub_errors, hub_name, pinned_revision
 from finetune_trainer.models.config_filter import read_json
-from finetune_trainer.models.folder_check import ADAPTER_CONFIG, CONFIG, refuse_pickled
+from finetune_trainer.models.folder_check import ADAPTER_CONFIG, ADAPTER_WEIGHTS, CONFIG, refuse_pickled
 from finetune_trainer.models.published import publication, require_published
 from finetune_trainer.models.safetensors_check import TensorHeader, check_safetensors
 from finetune_trainer.object_store import bring_objects, is_object_uri
 from finetune_trainer.paths import claim_root, claimed_path, is_inside, shortened
 from finetune_trainer.run import Run
 
-ADAPTER_WEIGHTS = "adapter_model.safetensors"
 FILES = (ADAPTER_CONFIG, ADAPTER_WEIGHTS)
 
 
