@@ -58,7 +58,8 @@ def _type(field: Schema) -> str:
 
 def _kind(field: Schema) -> str:
     if field.get("x-kubernetes-int-or-string"):
-        return "quantity" if "pattern" in field else "integer or `auto`"
+        takes_auto = any("auto" in rule["rule"] for rule in field.get("x-kubernetes-validations", ()))
+        return "integer or `auto`" if takes_auto else "quantity"
     if "type" not in field:
         return "number or `auto`" if "minimum" in field else "`auto`, string or list of strings"
     return "time" if field.get("format") == "date-time" else str(field["type"])

@@ -2,15 +2,18 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
+from finetune_api.spec import MethodSpec
 from finetune_trainer.errors import InvalidSpecError, PreemptedError
 from finetune_trainer.run import Run
 from finetune_trainer.stages.train import execute
+from finetune_trainer.training.assembly import run_digest
 from training_job import RecordedProgress, TrainingJob, crash
 
 pytestmark = pytest.mark.trainer
@@ -142,6 +145,22 @@ def test_a_checkpoint_of_other_rows_is_refused(tmp_path: Path) -> None:
     job._write_rows(job.workspace.train_rows, 20, seed=3)
     with pytest.raises(InvalidSpecError, match="another plan, setting or data"):
         execute(job.run(attempt=2))
+
+
+class LaterMethod(MethodSpec):
+    """The method as a later version may have it."""
+
+    added: bool = False
+
+
+@pytest.mark.parametrize(("added", "goes_on"), [(False, True), (True, False)])
+def test_a_version_with_more_fields_goes_on_unless_they_are_used(tmp_path: Path, added: bool, goes_on: bool) -> None:
+    job = TrainingJob(tmp_path)
+    spec = job.parsed_spec()
+    later = LaterMethod.model_validate({**spec.method.model_dump(), "added": added})
+    run = job.run()
+    newer = replace(run, request=run.request.model_copy(update={"spec": spec.model_copy(update={"method": later})}))
+    assert (run_digest(newer) == run_digest(run)) is goes_on
 
 
 def test_a_leftover_attempt_stops_without_writing(tmp_path: Path) -> None:

@@ -34,6 +34,7 @@ FACTS = ModelFacts(
     caps_attention=False,
     linear_layers=LAYERS,
     module_elements={"lm_head": 1000, "model.norm": 576, **{layer.name: 100 for layer in LAYERS}},
+    other_modules=("lm_head", "model.norm"),
 )
 CPU = Machine(accelerator=False, cpu_bf16=False, memory_limit=None)
 GPU = Machine(accelerator=True, cpu_bf16=False, memory_limit=16 * GIB)
@@ -97,7 +98,7 @@ def test_kto_keeps_a_batch_that_its_divergence_can_be_estimated_on() -> None:
 
 def test_a_pair_is_two_sequences_in_memory_and_in_the_micro_batch() -> None:
     one, two = (plan(rows=data(longest=500), task="preference", training={"objective": o}) for o in ("kto", "dpo"))
-    assert (one.training.micro_batch_size, two.training.micro_batch_size) == (4, 2)
+    assert (one.training.micro_batch_size, two.training.micro_batch_size) == (2, 1)
     assert (one.memory.activations, one.memory.logits) == (two.memory.activations, two.memory.logits)
     assert two.metrics == ["eval_loss", "accuracy"]
 
@@ -131,7 +132,7 @@ def test_a_small_dataset_gets_a_small_batch_and_so_enough_steps(rows: int, want_
 
 
 @pytest.mark.parametrize(
-    ("longest", "machine", "want"), [(100, CPU, 8), (500, CPU, 4), (1000, CPU, 2), (2000, CPU, 1), (1000, GPU, 16)]
+    ("longest", "machine", "want"), [(100, CPU, 8), (250, CPU, 4), (500, CPU, 2), (1000, CPU, 1), (1000, GPU, 16)]
 )
 def test_long_rows_lower_the_micro_batch_and_not_the_batch(longest: int, machine: Machine, want: int) -> None:
     training = plan(rows=data(longest=longest), machine=machine).training
@@ -237,6 +238,10 @@ def test_precision_follows_from_what_the_machine_is_fast_at(asked: str, machine:
         ({"method": {"targetModules": ["q_prj"]}}, r"no linear layer 'q_prj'; did you mean q_proj\?"),
         ({"method": {"targetModules": "nothing.*"}}, "matches no linear layer; full names look like model.layers.0"),
         ({"method": {"targetModules": "("}}, "is not a regular expression"),
+        (
+            {"method": {"targetModules": ".*(q_proj|lm_head)"}},
+            r"matches lm_head too, .* \(1 such modules",
+        ),
         (
             {"method": {"rank": 1024, "initialization": "pissa"}},
             r"method.rank: 1024 is more than the 576 channels of model.layers.0.self_attn.q_proj.*set rank to 576",
@@ -390,9 +395,9 @@ def test_rows_shorter_than_the_greatest_length_take_the_memory_of_their_own(
 
 def test_less_memory_lowers_the_micro_batch_then_recomputes_activations() -> None:
     rows = data(longest=2000)
-    ample = plan(rows=data(longest=250)).memory
+    ample = plan(rows=data(longest=125)).memory
     tight = replace(CPU, memory_limit=ample.estimated_bytes - 1)
-    assert plan(rows=data(longest=250), machine=tight).training.micro_batch_size == 4
+    assert plan(rows=data(longest=125), machine=tight).training.micro_batch_size == 4
     alone = plan(rows=rows, training={"microBatchSize": 1}).memory
     tighter = replace(CPU, memory_limit=alone.estimated_bytes - 1)
     got = plan(rows=rows, machine=tighter).training

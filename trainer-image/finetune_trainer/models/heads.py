@@ -21,7 +21,7 @@ from transformers import (
 from finetune_api.heads import HEAD_FORMATS
 from finetune_trainer.data.storage import class_names_of
 from finetune_trainer.errors import NotSupportedError, SourceNotFoundError
-from finetune_trainer.models.inspection import ModelFacts, module_elements
+from finetune_trainer.models.inspection import ModelFacts, module_elements, other_modules
 from finetune_trainer.run import Run
 
 MODULES = ("score", "classifier")
@@ -92,6 +92,7 @@ def with_head(facts: ModelFacts, folder: Path, task: str, classes: Sequence[str]
         architecture=type(skeleton).__name__,
         parameters=skeleton.num_parameters(),
         module_elements=module_elements(skeleton),
+        other_modules=other_modules(skeleton, facts.linear_layers),
         head=head_name(skeleton),
     )
 

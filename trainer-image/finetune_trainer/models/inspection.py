@@ -48,6 +48,8 @@ class ModelFacts:
     """All but the output head, in order."""
     module_elements: dict[str, int]
     """Parameters of each named module that has some of its own, by full name."""
+    other_modules: tuple[str, ...] = ()
+    """Full names of all modules but the linear layers: the output head, norms, activations, whole blocks."""
     head: str = ""
     """Name of the head of classes, which is trained whole; empty for a language model."""
 
@@ -127,6 +129,7 @@ def _facts(config: Any, skeleton: Any) -> ModelFacts:  # noqa: ANN401 - any mode
     head_size = getattr(text, "head_dim", None) or text.hidden_size // heads
     groups = getattr(text, "num_key_value_heads", None) or heads
     context = getattr(text, "max_position_embeddings", None) or _UNKNOWN_CONTEXT
+    linear = tuple(_linear_layers(skeleton))
     return ModelFacts(
         architecture=type(skeleton).__name__,
         parameters=skeleton.num_parameters(),
@@ -139,8 +142,9 @@ def _facts(config: Any, skeleton: Any) -> ModelFacts:  # noqa: ANN401 - any mode
         query_width=heads * head_size,
         key_value_width=groups * head_size,
         caps_attention=bool(getattr(text, "attn_logit_softcapping", None)),
-        linear_layers=tuple(_linear_layers(skeleton)),
+        linear_layers=linear,
         module_elements=module_elements(skeleton),
+        other_modules=other_modules(skeleton, linear),
     )
 
 
@@ -153,6 +157,12 @@ def _linear_layers(skeleton: Any) -> Iterable[LinearLayer]:  # noqa: ANN401 - an
             yield LinearLayer(name, module.in_features, module.out_features)
 
 
+def other_modules(skeleton: Any, layers: Iterable[LinearLayer]) -> tuple[str, ...]:  # noqa: ANN401 - any model
+    """Full names of the modules of `skeleton` that are none of `layers`."""
+    names = {layer.name for layer in layers}
+    return tuple(name for name, _ in skeleton.named_modules() if name and name not in names)
+
+
 def module_elements(skeleton: Any) -> dict[str, int]:  # noqa: ANN401 - any model
     """Parameters of each named module of `skeleton` that has some of its own, by full name."""
     own = {name: sum(p.numel() for p in module.parameters()) for name, module in skeleton.named_modules() if name}
@@ -162,7 +172,8 @@ def module_elements(skeleton: Any) -> dict[str, int]:  # noqa: ANN401 - any mode
 def adapted_layers(facts: ModelFacts, targets: str | list[str]) -> list[LinearLayer]:
     """The linear layers that `targets` (auto, names, or a regular expression over full names) means.
 
-    Raises InvalidSpecError naming method.targetModules when a name or the expression matches none.
+    Raises InvalidSpecError naming method.targetModules when a name or the expression matches none, or the expression
+    matches another module too: PEFT would adapt an output head unplanned, and stop at a norm.
     """
     if targets == "auto":
         return [*facts.linear_layers]
@@ -190,6 +201,11 @@ def _matching(facts: ModelFacts, expression: str) -> list[LinearLayer]:
         raise InvalidSpecError(
             f"method.targetModules: {expression!r} matches no linear layer; full names look like "
             f"{facts.linear_layers[0].name}"
+        )
+    if others := [name for name in facts.other_modules if pattern.fullmatch(name)]:
+        raise InvalidSpecError(
+            f"method.targetModules: {expression!r} matches {others[0]} too, which is no linear layer that an adapter "
+            f"may sit on ({len(others)} such modules); narrow it to names like {chosen[0].name}"
         )
     return chosen
 

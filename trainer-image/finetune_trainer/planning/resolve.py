@@ -36,7 +36,7 @@ KINDS: dict[str, AdapterKind] = {"lora": "lora", "qlora": "lora", "dora": "dora"
 LARGEST_BATCH = 16
 STEPS_PER_EPOCH = 20
 """Steps per epoch that a small dataset should still get."""
-MICRO_TOKENS = {False: 2048, True: 16384}
+MICRO_TOKENS = {False: 1024, True: 16384}
 """Tokens of a micro batch on CPU, and on an accelerator: beyond, a larger one is no faster."""
 LARGEST_MICRO_BATCH = {False: 8, True: 32}
 EVALUATION_BYTES = 512 * 2**20

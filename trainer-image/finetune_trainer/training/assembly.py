@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from datasets import Dataset
 from peft import PeftModel
+from pydantic import BaseModel
 from transformers import EarlyStoppingCallback, PreTrainedModel, PrinterCallback, TrainerCallback
 
 from finetune_trainer import ownership
@@ -51,17 +52,24 @@ def checkpoint_store(run: Run) -> CheckpointStore:
 
 
 def run_digest(run: Run) -> str:
-    """Digest of all that decides the numbers of a run: a checkpoint of another one cannot be continued."""
-    settings = run.spec.training.model_dump(mode="json", exclude={"keep_checkpoints", "log_every", "early_stopping"})
+    """Digest of all that decides the numbers of a run: a checkpoint of another one cannot be continued.
+
+    Fields at their defaults are left out, so that a version with more of them continues what an earlier one saved.
+    """
+    aside = {"keep_checkpoints", "log_every", "early_stopping"}
     parts = {
         "model": run.plan.model.digest,
-        "method": run.plan.method.model_dump(mode="json"),
-        "methodSpec": run.spec.method.model_dump(mode="json"),
-        "training": run.plan.training.model_dump(mode="json", exclude={"log_every", "checkpoint_every"}),
-        "settings": settings,
+        "method": _set_fields(run.plan.method),
+        "methodSpec": _set_fields(run.spec.method),
+        "training": _set_fields(run.plan.training, {"log_every", "checkpoint_every"}),
+        "settings": _set_fields(run.spec.training, aside),
         "rows": training_rows.rows_digest(run.workspace.train_rows),
     }
     return digest_of(parts)
+
+
+def _set_fields(model: BaseModel, aside: set[str] | None = None) -> dict[str, Any]:
+    return model.model_dump(mode="json", exclude_defaults=True, exclude=aside)
 
 
 def load_base(run: Run) -> PreTrainedModel:
