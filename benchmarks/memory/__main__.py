@@ -58,6 +58,10 @@ POINTS = (
     Point("completion", "full", "fp32", 4, 128),
     Point("completion", "qlora", "fp32", 4, 128),
     Point("completion", "dora", "fp32", 4, 128),
+    Point("completion", "dora", "bf16", 4, 128),
+    Point("completion", "qlora", "bf16", 4, 128),
+    Point("completion", "adapter", "fp32", 4, 128),
+    Point("completion", "full", "bf16", 4, 128),
 )
 
 

@@ -41,8 +41,8 @@ LOGITS_WHOLE_BYTES = 512 * 2**20
 RECOMPUTED_LAYERS = 2
 """Layers held whole while activations are recomputed: the layer, and what the allocator has not given back of the one
 before."""
-PASSING_RESULTS = 3
-"""Of an adapted layer's width, made and let go in its forward: the base's result, B's product, and that scaled."""
+MASK = 1
+"""Of an element that dropout may take away: a boolean."""
 RUNTIME_CPU_BYTES = 560 * 2**20
 RUNTIME_ACCELERATOR_BYTES = 1536 * 2**20
 """CUDA context, cuBLAS workspaces and allocator slack."""
@@ -212,49 +212,81 @@ def activation_bytes(facts: ModelFacts, adapter: Adapter | None, shape: Training
 def _hole_bytes(facts: ModelFacts, adapter: Adapter | None, shape: TrainingShape) -> int:
     """Bytes of one layer that are free but stay in glibc's heap.
 
-    PyTorch asks for aligned blocks, and later ones seldom fit the holes that passing results left between kept ones.
-    An accelerator has an allocator of PyTorch's own; tcmalloc keeps blocks of a size together.
+    PyTorch asks for aligned blocks, and later ones seldom fit the holes that passing results left between kept ones:
+    of an adapted layer the base's result, B's product, and that scaled. An accelerator has an allocator of PyTorch's
+    own; tcmalloc keeps blocks of a size together.
     """
     if shape.on_accelerator or not shape.leaves_holes or adapter is None or adapter.kind == "ia3":
         return 0
     widths = sum(layer.outputs for layer in adapter.layers) // max(1, facts.layers)
-    return PASSING_RESULTS * BYTES[shape.precision] * widths * shape.tokens
+    return (BYTES[shape.precision] + 2 * FLOAT32) * widths * shape.tokens
 
 
 def kept_bytes(facts: ModelFacts, adapter: Adapter | None, shape: TrainingShape) -> int:
     """Bytes that the backward pass needs of one layer, for a micro batch.
 
     Per token: the two residual streams in fp32; queries after the rotation, keys and values repeated to as many heads,
-    and what attention gives; three intermediates of the gated MLP; what the linear layers keep of their inputs. Where
+    and what attention gives; three intermediates of the gated MLP; what is kept for the sake of what is trained. Where
     rows are padded, sdpa makes numbers of the mask in every layer.
+
+    tests/trainer/test_kept_activations.py compares this with the tensors that autograd saves.
     """
     item, tokens = BYTES[shape.precision], shape.tokens
     per_token = 2 * FLOAT32 * facts.hidden_size + item * (4 * facts.query_width + 3 * facts.intermediate_size)
-    per_token += _kept_of_inputs(facts, adapter, item)
+    per_token += _kept_of_weights(facts, shape) if adapter is None else _kept_of_adapter(facts, adapter, shape)
     if shape.micro_batch * shape.sequences > 1:
         per_token += shape.length * item
     if shape.quadratic_attention:
         per_token += facts.heads * shape.length * (item + FLOAT32)
-    return tokens * per_token
+    return tokens * per_token + _copied_weights(facts, adapter, shape)
 
 
-def _kept_of_inputs(facts: ModelFacts, adapter: Adapter | None, item: int) -> int:
-    """What the linear layers of one layer keep, per token.
+def _kept_of_weights(facts: ModelFacts, shape: TrainingShape) -> int:
+    """What a layer that is trained whole keeps besides, per token: normalized streams in fp32 and its inputs.
 
-    Layers trained whole share the norms' outputs and the MLP's product, and trained norms keep the normalized stream;
-    frozen ones keep nothing. Adapted layers share inputs in fp32; otherwise each has a copy. Dropout gives each an
-    input of its own, and a mask in fp32.
+    In fp32 layers with the same input share it; autocast makes a copy for each, but of what attention gave in its
+    format.
     """
-    shared = item * (2 * facts.hidden_size + facts.intermediate_size)
-    if adapter is None:
-        return shared + 2 * FLOAT32 * facts.hidden_size
-    added = _adapter_bytes(adapter, item) // max(1, facts.layers)
+    item = BYTES[shape.precision]
+    shared = 2 * facts.hidden_size + facts.intermediate_size
+    each = sum(layer.inputs for layer in facts.linear_layers) // max(1, facts.layers) - facts.query_width
+    return 2 * FLOAT32 * facts.hidden_size + item * (shared if item == FLOAT32 else max(shared, each))
+
+
+def _kept_of_adapter(facts: ModelFacts, adapter: Adapter, shape: TrainingShape) -> int:
+    """What a layer keeps for its adapter, per token.
+
+    Low-rank updates keep their input and the product with A, in fp32 on a CPU, where nothing autocasts. In fp32 layers
+    with the same input share it, in a shorter format each has a copy, and dropout gives each an input of its own and a
+    mask. DoRA's magnitudes keep the update's result and the base's, which dropout makes it compute anew. IA3 keeps what
+    it scales, in fp32 where that is an input.
+    """
+    item, layers = BYTES[shape.precision], adapter.layers
     if adapter.kind == "ia3":
-        return shared + added
-    widths = sum(layer.inputs for layer in adapter.layers) // max(1, facts.layers)
+        kept = [FLOAT32 * one.inputs if is_feedforward(one.name) else item * one.outputs for one in layers]
+        return sum(kept) // max(1, facts.layers)
+    computed = item if shape.on_accelerator else FLOAT32
+    inputs, outputs = (sum(sizes) // max(1, facts.layers) for sizes in zip(*map(_sizes, layers), strict=True))
+    shared = 2 * facts.hidden_size + facts.intermediate_size
     if adapter.dropout:
-        return added + widths * (item + FLOAT32)
-    return added + (min(shared, widths * item) if item == FLOAT32 else widths * item)
+        kept_inputs = (computed + MASK) * inputs
+    else:
+        kept_inputs = computed * (min(shared, inputs) if item == FLOAT32 else inputs)
+    results = (computed + (computed if adapter.dropout else item)) * outputs if adapter.kind == "dora" else 0
+    return kept_inputs + results + computed * adapter.rank * len(layers) // max(1, facts.layers)
+
+
+def _sizes(layer: LinearLayer) -> tuple[int, int]:
+    return layer.inputs, layer.outputs
+
+
+def _copied_weights(facts: ModelFacts, adapter: Adapter | None, shape: TrainingShape) -> int:
+    """Copies in fp32 of a layer's weights in another format: with dropout DoRA computes the base's result from them."""
+    if adapter is None or adapter.kind != "dora" or not adapter.dropout:
+        return 0
+    if shape.on_accelerator or shape.precision == "fp32":
+        return 0
+    return FLOAT32 * sum(one.inputs * one.outputs for one in adapter.layers) // max(1, facts.layers)
 
 
 def _whole_weight_bytes(adapter: Adapter | None, precision: Precision) -> int:
@@ -268,15 +300,6 @@ def _whole_weight_bytes(adapter: Adapter | None, precision: Precision) -> int:
     widest = max(layer.inputs * layer.outputs for layer in adapter.layers)
     quantized = widest * BYTES[precision] if adapter.base else 0
     return quantized + (DORA_MATRICES * widest * FLOAT32 if adapter.kind == "dora" else 0)
-
-
-def _adapter_bytes(adapter: Adapter, item: int) -> int:
-    """Per token, over all layers, besides inputs: low-rank products, and for DoRA's magnitudes what the base and the
-    update each give; IA3 keeps what it scales, and the product in fp32."""
-    if adapter.kind == "ia3":
-        return sum((item + FLOAT32) * rows for rows, _ in adapter.shapes if rows != adapter.saved_elements)
-    magnitudes = 2 * FLOAT32 * sum(layer.outputs for layer in adapter.layers) if adapter.kind == "dora" else 0
-    return magnitudes + item * adapter.rank * len(adapter.layers)
 
 
 def logits_bytes(facts: ModelFacts, shape: TrainingShape) -> int:
