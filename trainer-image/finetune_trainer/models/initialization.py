@@ -21,12 +21,12 @@ from safetensors.torch import load_file, save, save_file
 
 from finetune_api.spec import MethodSpec
 from finetune_trainer.errors import InvalidModelError
+from finetune_trainer.models.folder_check import ADAPTER_CONFIG, ADAPTER_WEIGHTS
 from finetune_trainer.result import write_atomically
 
 Start = Mapping[str, torch.Tensor]
 """A0 [rank, inputs] and B0 [outputs, rank] of each adapted layer, by parameter name."""
 ADAPTER = "default"
-_WEIGHTS, _CONFIG = "adapter_model.safetensors", "adapter_config.json"
 _ROUNDS = 16
 """Power iterations of the randomised SVD."""
 _OVERSAMPLING = 8
@@ -78,19 +78,19 @@ def initialize_loftq(model: PeftModel, base: Path) -> None:
 def save_as_plain_lora(folder: Path, start_file: Path) -> None:
     """Turn the adapter in `folder`, as PEFT saved it, into a LoRA of twice the rank on the untouched base."""
     start = load_file(start_file)
-    weights = load_file(folder / _WEIGHTS)
+    weights = load_file(folder / ADAPTER_WEIGHTS)
     for name, weight in weights.items():
         first = start.get(_parameter_name(name))
         if first is not None and "lora_A" in name:
             weights[name] = torch.cat([weight, first.to(weight)], dim=0)
         elif first is not None:
             weights[name] = torch.cat([weight, -first.to(weight)], dim=1)
-    save_file(weights, folder / _WEIGHTS, metadata={"format": "pt"})
-    config = json.loads((folder / _CONFIG).read_text())
+    save_file(weights, folder / ADAPTER_WEIGHTS, metadata={"format": "pt"})
+    config = json.loads((folder / ADAPTER_CONFIG).read_text())
     # The scale must stay: alpha / rank, or alpha / sqrt(rank).
     factor = math.sqrt(2) if config["use_rslora"] else 2
     config |= {"r": 2 * config["r"], "lora_alpha": factor * config["lora_alpha"], "init_lora_weights": True}
-    (folder / _CONFIG).write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
+    (folder / ADAPTER_CONFIG).write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
 
 
 def _low_rank(model: PeftModel) -> dict[str, torch.nn.Parameter]:

@@ -21,12 +21,12 @@ from transformers import (
 from transformers.utils.logging import disable_progress_bar
 
 from finetune_trainer.errors import InvalidModelError, SourceNotFoundError
+from finetune_trainer.models.folder_check import ADAPTER_CONFIG
 from finetune_trainer.models.heads import Head, head_module, head_name, head_of
 from finetune_trainer.run import Run
 
 DTYPES: dict[str, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 ATTENTION = {"flash": "flash_attention_2", "auto": "sdpa"}
-ADAPTER_CONFIG = "adapter_config.json"
 LOCAL_ONLY: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
 
 

@@ -247,37 +247,43 @@ def _kept_of_weights(facts: ModelFacts, shape: TrainingShape) -> int:
     In fp32 layers with the same input share it; autocast makes a copy for each, but of what attention gave in its
     format.
     """
-    item = BYTES[shape.precision]
-    shared = 2 * facts.hidden_size + facts.intermediate_size
+    item, shared = BYTES[shape.precision], _shared_inputs(facts)
     each = sum(layer.inputs for layer in facts.linear_layers) // max(1, facts.layers) - facts.query_width
     return 2 * FLOAT32 * facts.hidden_size + item * (shared if item == FLOAT32 else max(shared, each))
 
 
 def _kept_of_adapter(facts: ModelFacts, adapter: Adapter, shape: TrainingShape) -> int:
-    """What a layer keeps for its adapter, per token.
+    """What a layer keeps for its adapter, per token."""
+    of_all = _kept_of_factors(adapter, shape) if adapter.kind == "ia3" else _kept_of_update(facts, adapter, shape)
+    return of_all // max(1, facts.layers)
 
-    Low-rank updates keep their input and the product with A, in fp32 on a CPU, where nothing autocasts. In fp32 layers
-    with the same input share it, in a shorter format each has a copy, and dropout gives each an input of its own and a
-    mask. DoRA's magnitudes keep the update's result and the base's, which dropout makes it compute anew. IA3 keeps what
-    it scales, in fp32 where that is an input.
+
+def _kept_of_factors(adapter: Adapter, shape: TrainingShape) -> int:
+    """What IA3 scales: results as they are, inputs in fp32."""
+    item = BYTES[shape.precision]
+    return sum(FLOAT32 * one.inputs if is_feedforward(one.name) else item * one.outputs for one in adapter.layers)
+
+
+def _kept_of_update(facts: ModelFacts, adapter: Adapter, shape: TrainingShape) -> int:
+    """What low-rank updates keep, per token: inputs and products with A, in fp32 on a CPU, where nothing autocasts.
+
+    In fp32 layers with the same input share it, in a shorter format each has a copy, and dropout gives each an input of
+    its own and a mask. DoRA's magnitudes keep the update's result and the base's, which dropout makes it compute anew.
     """
-    item, layers = BYTES[shape.precision], adapter.layers
-    if adapter.kind == "ia3":
-        kept = [FLOAT32 * one.inputs if is_feedforward(one.name) else item * one.outputs for one in layers]
-        return sum(kept) // max(1, facts.layers)
+    item = BYTES[shape.precision]
     computed = item if shape.on_accelerator else FLOAT32
-    inputs, outputs = (sum(sizes) // max(1, facts.layers) for sizes in zip(*map(_sizes, layers), strict=True))
-    shared = 2 * facts.hidden_size + facts.intermediate_size
-    if adapter.dropout:
-        kept_inputs = (computed + MASK) * inputs
-    else:
-        kept_inputs = computed * (min(shared, inputs) if item == FLOAT32 else inputs)
-    results = (computed + (computed if adapter.dropout else item)) * outputs if adapter.kind == "dora" else 0
-    return kept_inputs + results + computed * adapter.rank * len(layers) // max(1, facts.layers)
+    inputs, outputs = (sum(sizes) for sizes in zip(*((one.inputs, one.outputs) for one in adapter.layers), strict=True))
+    if item == FLOAT32 and not adapter.dropout:
+        inputs = min(inputs, facts.layers * _shared_inputs(facts))
+    kept = (computed + MASK * bool(adapter.dropout)) * inputs + computed * adapter.rank * len(adapter.layers)
+    if adapter.kind == "dora":
+        kept += (computed + (computed if adapter.dropout else item)) * outputs
+    return kept
 
 
-def _sizes(layer: LinearLayer) -> tuple[int, int]:
-    return layer.inputs, layer.outputs
+def _shared_inputs(facts: ModelFacts) -> int:
+    """Elements that the linear layers of one layer read, each once, but for what attention gives."""
+    return 2 * facts.hidden_size + facts.intermediate_size
 
 
 def _copied_weights(facts: ModelFacts, adapter: Adapter | None, shape: TrainingShape) -> int:

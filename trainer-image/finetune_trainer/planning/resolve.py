@@ -37,7 +37,7 @@ LARGEST_BATCH = 16
 STEPS_PER_EPOCH = 20
 """Steps per epoch that a small dataset should still get."""
 MICRO_TOKENS = {False: 1024, True: 16384}
-"""Tokens of a micro batch on CPU, and on an accelerator: beyond, a larger one is no faster."""
+"""Tokens of a micro batch on CPU, and on an accelerator: beyond, a larger one is hardly faster."""
 LARGEST_MICRO_BATCH = {False: 8, True: 32}
 EVALUATION_BYTES = 512 * 2**20
 """Logits and activations of an evaluation, which is done in small pieces."""
