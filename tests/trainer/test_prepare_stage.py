@@ -337,7 +337,7 @@ class Killed(BaseException):
 
 
 POINTS = (
-    "finetune_trainer.stages.prepare.inspect_model",
+    "finetune_trainer.stages.prepare.inspect_source",
     "finetune_trainer.stages.prepare.load_tokenizer",
     "finetune_trainer.data.preparation.open_rows",
     "finetune_trainer.data.preparation.digest_of",

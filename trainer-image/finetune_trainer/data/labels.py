@@ -83,10 +83,12 @@ def left_in_train(held: Sequence[int], rows: Sequence[frozenset[str]]) -> list[i
     return kept
 
 
-def class_names(train: LabelTally, source: str) -> list[str]:
-    """The classes of the head: the labels of the train rows, sorted; as numbers where all are.
+def class_names(train: LabelTally, source: str, known: Sequence[str] = ()) -> list[str]:
+    """The classes of the head: those `known` of the model's own, else the labels of the train rows, sorted; as numbers
+    where all are.
 
-    Raises InvalidDataError for fewer than two labels, and for more than can be classes.
+    Raises InvalidDataError for fewer than two labels, for more than can be classes, and for a label that the model's
+    own head does not have, naming the row.
     """
     labels = sorted(train.places, key=_order(train.places))
     if len(labels) < 2:
@@ -98,7 +100,19 @@ def class_names(train: LabelTally, source: str) -> list[str]:
             f"{source} has {len(labels)} different labels, more than {MOST_LABELS}, as in {', '.join(labels[:3])}; is "
             "another column the label? Name it with dataset.columns: {label: <column>}"
         )
-    return labels
+    return _known_names(train, source, known) if known else labels
+
+
+def _known_names(train: LabelTally, source: str, known: Sequence[str]) -> list[str]:
+    unknown = sorted(set(train.places) - set(known))
+    if unknown:
+        label, place = unknown[0], train.places[unknown[0]]
+        more = f", and {len(unknown) - 1} more such labels" if len(unknown) > 1 else ""
+        raise InvalidDataError(
+            f"{source} {place} has the label {label!r}, which the head of model.source has not{more}; it tells "
+            f"{_listed(known)}. Rename the label, or name the language model that this one was made from"
+        )
+    return [*known]
 
 
 def _order(labels: Any) -> Any:  # noqa: ANN401 - a key function

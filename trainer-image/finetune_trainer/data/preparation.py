@@ -58,11 +58,13 @@ def prepare_data(
     context_length: int,
     scratch: Path,
     model_digest: str,
+    known: Sequence[str] = (),
 ) -> PreparedData:
     """Read, judge, encode and split the rows; write run.workspace.train_rows and eval_rows. Raises a StageError.
 
-    `context_length` is the model's, in tokens; `scratch` is a folder that the caller removes. Rows that another job on
-    the same claim has encoded for the model of `model_digest` are taken as they are.
+    `context_length` is the model's, in tokens; `scratch` is a folder that the caller removes; `known` are the classes
+    of a head that the model comes with. Rows that another job on the same claim has encoded for the model of
+    `model_digest` are taken as they are.
     """
     limit = _limit(run, context_length)
     sources = _sources(run)
@@ -72,7 +74,7 @@ def prepare_data(
         if (kept := cache.restore()) is not None:
             return _from_facts(kept)
     encoders = Encoders(tokenizer, run.spec.task, run.spec.training.objective)
-    prepared = _encoded(run, sources, encoders, limit, scratch)
+    prepared = _encoded(run, sources, encoders, limit, scratch, known)
     if cache is not None:
         cache.keep(_facts(prepared), run.request.job.uid)
     return prepared
@@ -98,9 +100,11 @@ def _from_facts(facts: dict[str, Any]) -> PreparedData:
     return PreparedData(**{**facts, "report": DatasetReport.model_validate(facts["report"])})
 
 
-def _encoded(run: Run, sources: dict[str, Source], encoders: Encoders, limit: int, scratch: Path) -> PreparedData:
+def _encoded(
+    run: Run, sources: dict[str, Source], encoders: Encoders, limit: int, scratch: Path, known: Sequence[str]
+) -> PreparedData:
     train = _intake(run, "train", sources["train"], encoders, limit, scratch)
-    classes = class_names(train.tally, train.source) if train.tally.rows else []
+    classes = class_names(train.tally, train.source, known) if train.tally.rows else []
     rows = open_rows(train.rows)
     dataset = run.spec.dataset
     if dataset.eval is not None:

@@ -1,7 +1,8 @@
 """An evaluation of a head of classes: the tuned model against the best that can be had without training one.
 
 For texts the baseline is the untouched language model, asked for the name of the label. An untouched decoder has no
-tags, so for words it is the tag distribution of the train rows: the most frequent tag everywhere. Must not judge.
+tags, so for words it is the tag distribution of the train rows: the most frequent tag everywhere. A model that comes
+with a head is its own baseline. Must not judge.
 """
 
 import gc
@@ -17,16 +18,16 @@ from finetune_trainer.evaluating.records import SAMPLES, write_samples
 from finetune_trainer.evaluating.row_progress import RowProgress
 from finetune_trainer.evaluating.rows import EvalRow
 from finetune_trainer.models.heads import Head, head_of
-from finetune_trainer.models.load import load_model, load_tokenizer, load_tuned
+from finetune_trainer.models.load import load_source, load_tokenizer, load_tuned
 from finetune_trainer.run import Run
 
 
 def contest(run: Run, rows: Sequence[EvalRow], metrics: Sequence[str]) -> tuple[Measurement, Measurement | None]:
     """Measurements of the tuned model and of the baseline, which may not be wanted; keeps samples of both."""
-    asks_words = run.spec.evaluation.baseline and run.spec.task == "classification"
-    on_rows = RowProgress(run, len(rows), len(rows) * (1 + asks_words))
     head = head_of(run)
     assert head is not None  # noqa: S101 - the stage asks for tasks with a head only
+    asks_model = run.spec.evaluation.baseline and (head.task == "classification" or not head.is_new)
+    on_rows = RowProgress(run, len(rows), len(rows) * (1 + asks_model))
     told = told_by_head(load_tuned(run), rows, on_rows)
     gc.collect()  # the baseline needs the tuned model's room
     before = _baseline(run, head, rows, on_rows) if run.spec.evaluation.baseline else None
@@ -36,10 +37,12 @@ def contest(run: Run, rows: Sequence[EvalRow], metrics: Sequence[str]) -> tuple[
 
 
 def _baseline(run: Run, head: Head, rows: Sequence[EvalRow], on_rows: OnRows) -> Told:
+    training = run.plan.training
+    if not head.is_new:
+        return told_by_head(load_source(run, training.precision, training.attention, head), rows, on_rows)
     if head.task == "token-classification":
         return told_by_frequency(_frequencies(run, len(head.classes)), rows)
-    training = run.plan.training
-    model = load_model(run.workspace.model, training.precision, training.attention)
+    model = load_source(run, training.precision, training.attention, None)
     return told_by_words(model, load_tokenizer(run.workspace.model), rows, head.classes, on_rows)
 
 

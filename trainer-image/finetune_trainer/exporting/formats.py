@@ -21,7 +21,7 @@ from finetune_trainer.exporting.head_proof import HeadOnnxModel, own_logits
 from finetune_trainer.exporting.onnx_runtime import FEED, OnnxModel
 from finetune_trainer.exporting.reference import Probe, torch_logits
 from finetune_trainer.models.heads import Head
-from finetune_trainer.models.load import load_model, load_tokenizer
+from finetune_trainer.models.load import load_model, load_source, load_tokenizer
 from finetune_trainer.models.merge import own_dtype, save_whole
 from finetune_trainer.run import Run
 
@@ -75,7 +75,7 @@ def model_id(run: Run) -> str:
 
 def _open_peft(sources: Sources, folder: Path) -> Opened:
     head = sources.head
-    base = load_model(sources.run.workspace.model, "fp32", "eager", head=head, new_head=head is not None)
+    base = load_source(sources.run, "fp32", "eager", head)
     return _opened(sources, PeftModel.from_pretrained(base, folder, local_files_only=True).eval())
 
 

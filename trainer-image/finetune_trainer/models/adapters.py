@@ -14,7 +14,8 @@ from finetune_api.status import PlannedMethod
 from finetune_trainer.errors import InvalidModelError, InvalidSpecError
 from finetune_trainer.models.adaptation import is_feedforward
 from finetune_trainer.models.folder_check import ADAPTER_WEIGHTS
-from finetune_trainer.models.heads import MODULES, PEFT_TASKS, Head, head_name
+from finetune_trainer.models.heads import PEFT_TASKS, Head, head_name
+from finetune_trainer.models.inspection import HEAD_MODULES
 
 ALL_LINEAR = "all-linear"
 START_VALUES = {"pissa": "pissa_niter_16", "olora": "olora"}
@@ -87,7 +88,7 @@ def adapter_config(planned: PlannedMethod, method: MethodSpec, *, started: bool 
 def _add_head(config: PeftConfig, head: Head, name: str) -> None:
     """Save the head with the adapter. An expression for all layers must not adapt it: PEFT cannot do both."""
     config.task_type = PEFT_TASKS[head.task]
-    config.modules_to_save = [module for module in (config.modules_to_save or []) if module not in MODULES]
+    config.modules_to_save = [module for module in (config.modules_to_save or []) if module not in HEAD_MODULES]
     if isinstance(config.target_modules, str):
         config.exclude_modules = {name}
 

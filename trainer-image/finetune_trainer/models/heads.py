@@ -20,16 +20,27 @@ from transformers import (
 
 from finetune_api.heads import HEAD_FORMATS
 from finetune_trainer.data.storage import class_names_of
-from finetune_trainer.errors import NotSupportedError, SourceNotFoundError
-from finetune_trainer.models.inspection import ModelFacts, module_elements, other_modules
+from finetune_trainer.errors import InvalidModelError, NotSupportedError, SourceNotFoundError
+from finetune_trainer.models.config_filter import read_json
+from finetune_trainer.models.inspection import (
+    HEAD_MODULES,
+    ModelFacts,
+    inspect_model,
+    module_elements,
+    other_modules,
+)
+from finetune_trainer.models.safetensors_check import TensorHeader
+from finetune_trainer.paths import shortened
 from finetune_trainer.run import Run
 
-MODULES = ("score", "classifier")
-"""Names of heads in transformers; PEFT saves modules of these names with the adapter."""
 AUTO_CLASSES: dict[str, Any] = {
     "classification": AutoModelForSequenceClassification,
     "token-classification": AutoModelForTokenClassification,
 }
+_ENDINGS = {"ForSequenceClassification": "classification", "ForTokenClassification": "token-classification"}
+"""Of the class that a model was saved as, by which it is told from a language model."""
+_CONTINUED = "score"
+"""Name of the heads that are a linear layer on the hidden states, and nothing else."""
 PEFT_TASKS = {"classification": "SEQ_CLS", "token-classification": "TOKEN_CLS"}
 _STANDARD_DEVIATION = 0.02
 """Of a head's start, for a family whose configuration names none."""
@@ -43,6 +54,8 @@ class Head:
     classes: tuple[str, ...]
     pad_token_id: int
     """Of the tokenizer: transformers looks for the last other token."""
+    is_new: bool = True
+    """Whether the job's model comes without it."""
 
     @property
     def auto_class(self) -> Any:  # noqa: ANN401 - transformers' classes have no common type
@@ -73,13 +86,61 @@ def head_of(run: Run) -> Head | None:
     if not run.workspace.train_rows.is_dir():
         raise SourceNotFoundError(f"{run.workspace.train_rows} is missing: stage prepare must run first")
     classes = class_names_of(load_from_disk(str(run.workspace.train_rows)))
-    return Head(run.spec.task, classes, int(load_tokenizer(run.workspace.model).pad_token_id))
+    is_new = kept_head(run.workspace.model, run.spec.model.source) is None
+    return Head(run.spec.task, classes, int(load_tokenizer(run.workspace.model).pad_token_id), is_new)
 
 
-def require_head(folder: Path, task: str, uri: str) -> None:
-    """Raises NotSupportedError when the model in `folder` has no head for `task`, which may be one without."""
-    if task in HEAD_FORMATS:
-        _skeleton(folder, Head(task, ("a", "b"), 0), uri)
+@dataclass(frozen=True)
+class KeptHead:
+    """The head that a model comes with, as a classifier does that another job has published."""
+
+    task: str
+    classes: tuple[str, ...]
+
+
+def kept_head(folder: Path, uri: str) -> KeptHead | None:
+    """The head of the model in `folder`; None for a language model. Raises InvalidModelError for one of no classes."""
+    document = read_json(folder / "config.json", f"{uri}: config.json")
+    names = document.get("architectures") or [""]
+    task = next((task for ending, task in _ENDINGS.items() if str(names[0]).endswith(ending)), None)
+    if task is None:
+        return None
+    labels, kind = document.get("id2label") or {}, document.get("problem_type")
+    classes = [name for i in range(len(labels)) if isinstance(name := labels.get(str(i)), str)]
+    if len(classes) < 2 or len(classes) != len(labels):
+        raise InvalidModelError(f"{uri}: config.json: id2label does not name the classes of {names[0]}, from 0 on")
+    if kind in ("regression", "multi_label_classification"):
+        raise InvalidModelError(f"{uri}: config.json: problem_type: {kind}; only a head that tells one class is tuned")
+    return KeptHead(task, tuple(classes))
+
+
+def inspect_source(folder: Path, tensors: Sequence[TensorHeader], task: str, uri: str) -> ModelFacts:
+    """Facts of the model in `folder`, a language model or one with the head that `task` needs.
+
+    Raises InvalidModelError, and NotSupportedError when its family has no head for `task`.
+    """
+    kept = kept_head(folder, uri)
+    if kept is None:
+        facts = inspect_model(folder, tensors, uri)
+        if task in HEAD_FORMATS:
+            _skeleton(folder, Head(task, ("a", "b"), 0), uri)
+        return facts
+    if kept.task != task:
+        raise NotSupportedError(
+            f"{uri} is no language model: it has a head for task: {kept.task} with the classes "
+            f"{shortened(kept.classes)}; set task: {kept.task}, or name the language model that it was made from"
+        )
+    return inspect_model(folder, tensors, uri, lambda _config, _uri: _continued_skeleton(folder, kept, uri))
+
+
+def _continued_skeleton(folder: Path, kept: KeptHead, uri: str) -> Any:  # noqa: ANN401 - any model
+    skeleton = _skeleton(folder, Head(kept.task, kept.classes, 0, is_new=False), uri)
+    if not hasattr(skeleton, _CONTINUED):
+        raise NotSupportedError(
+            f"{uri}: the head of {type(skeleton).__name__} is more than a linear layer and cannot be tuned further; "
+            "name the language model that it was made from"
+        )
+    return skeleton
 
 
 def with_head(facts: ModelFacts, folder: Path, task: str, classes: Sequence[str], uri: str) -> ModelFacts:
@@ -87,13 +148,15 @@ def with_head(facts: ModelFacts, folder: Path, task: str, classes: Sequence[str]
     if not classes:
         return facts
     skeleton = _skeleton(folder, Head(task, tuple(classes), 0), uri)
+    head = head_name(skeleton)
+    others = other_modules(skeleton, facts.linear_layers)
     return replace(
         facts,
         architecture=type(skeleton).__name__,
         parameters=skeleton.num_parameters(),
         module_elements=module_elements(skeleton),
-        other_modules=other_modules(skeleton, facts.linear_layers),
-        head=head_name(skeleton),
+        other_modules=tuple(name for name in others if name != head),  # which no expression adapts (adapters.py)
+        head=head,
     )
 
 
@@ -116,7 +179,7 @@ def _skeleton(folder: Path, head: Head, uri: str) -> Any:  # noqa: ANN401 - any 
 
 def head_name(model: Any) -> str:  # noqa: ANN401 - any model with a head
     """Name of the head's module, as PEFT's modules_to_save wants it."""
-    return next(name for name in MODULES if hasattr(model, name))
+    return next(name for name in HEAD_MODULES if hasattr(model, name))
 
 
 def head_module(model: PreTrainedModel) -> torch.nn.Module:

@@ -5,7 +5,7 @@ as fast as a small one.
 """
 
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
@@ -16,6 +16,8 @@ from finetune_trainer.models.safetensors_check import TensorHeader
 
 _UNKNOWN_CONTEXT = 2048
 """Context in tokens of a model whose configuration names none."""
+HEAD_MODULES = ("score", "classifier")
+"""Names of heads of classes in transformers; PEFT saves modules of these names with the adapter."""
 
 
 @dataclass(frozen=True)
@@ -59,13 +61,16 @@ class ModelFacts:
         return sorted({layer.name.rpartition(".")[2] for layer in self.linear_layers})
 
 
-def inspect_model(folder: Path, tensors: Iterable[TensorHeader], uri: str) -> ModelFacts:
+def inspect_model(
+    folder: Path, tensors: Iterable[TensorHeader], uri: str, skeleton_of: Callable[[Any, str], Any] | None = None
+) -> ModelFacts:
     """Facts of the model in `folder`, whose files hold `tensors`.
 
+    `skeleton_of` makes a model without weights from configuration and `uri`; by default a causal language model.
     Raises InvalidModelError for an unknown architecture, a quantized model, or files that do not belong together.
     """
     config = _config(folder, uri)
-    skeleton = _skeleton(config, uri)
+    skeleton = (skeleton_of or _skeleton)(config, uri)
     _check_tensors(skeleton, [*tensors], uri)
     return _facts(config, skeleton)
 
@@ -153,7 +158,7 @@ def _linear_layers(skeleton: Any) -> Iterable[LinearLayer]:  # noqa: ANN401 - an
 
     head = skeleton.get_output_embeddings()
     for name, module in skeleton.named_modules():
-        if isinstance(module, torch.nn.Linear) and module is not head:
+        if isinstance(module, torch.nn.Linear) and module is not head and name not in HEAD_MODULES:
             yield LinearLayer(name, module.in_features, module.out_features)
 
 

@@ -82,6 +82,14 @@ def load_model(
     return model.eval() if quantization else model.to(device()).eval()
 
 
+def load_source(
+    run: Run, precision: str, attention: str, head: Head | None, quantization: BitsAndBytesConfig | None = None
+) -> PreTrainedModel:
+    """The job's model untouched: as a language model without `head`, else with its own head or room for a new one."""
+    new_head = head is not None and head.is_new
+    return load_model(run.workspace.model, precision, attention, quantization, head, new_head=new_head)
+
+
 def load_tokenizer(path: Path, chat_template: str = "") -> PreTrainedTokenizerBase:
     """The tokenizer in folder `path`, with `chat_template` over its own when given.
 
@@ -111,7 +119,7 @@ def load_tuned(run: Run, precision: str | None = None, attention: str | None = N
     _require_folder(tuned)
     if not (tuned / ADAPTER_CONFIG).exists():
         return load_model(tuned, precision, attention, head=head)
-    base = load_model(run.workspace.model, precision, attention, head=head, new_head=head is not None)
+    base = load_source(run, precision, attention, head)
     return PeftModel.from_pretrained(base, tuned, local_files_only=True).eval()
 
 

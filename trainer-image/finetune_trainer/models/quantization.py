@@ -9,9 +9,9 @@ from transformers import BitsAndBytesConfig
 
 from finetune_api.spec import MethodSpec
 from finetune_trainer.models.adaptation import quantization_of
-from finetune_trainer.models.heads import MODULES
+from finetune_trainer.models.inspection import HEAD_MODULES
 
-HEADS = ("lm_head", "embed_out", *MODULES)
+HEADS = ("lm_head", "embed_out", *HEAD_MODULES)
 """Output heads by name: never quantized, because the loss is made of their logits."""
 
 

@@ -20,8 +20,8 @@ from finetune_trainer.errors import InvalidModelError, InvalidSpecError, NotSupp
 from finetune_trainer.exporting.destinations import check_destination
 from finetune_trainer.models.continued_adapter import bring_adapter
 from finetune_trainer.models.continued_check import check_continued
-from finetune_trainer.models.heads import require_head, with_head
-from finetune_trainer.models.inspection import ModelFacts, inspect_model
+from finetune_trainer.models.heads import inspect_source, kept_head, with_head
+from finetune_trainer.models.inspection import ModelFacts
 from finetune_trainer.models.load import load_tokenizer
 from finetune_trainer.models.sources import SourcedModel, bring_model
 from finetune_trainer.named_adapters.prepared import whole_dataset, whole_plan
@@ -48,9 +48,8 @@ def execute(run: Run) -> StageResult:
     steps = 3 + max(1, len(parts))
     model = bring_model(run)
     run.progress.update(1, steps)
-    facts = inspect_model(run.workspace.model, model.tensors, run.spec.model.source)
+    facts = inspect_source(run.workspace.model, model.tensors, run.spec.task, run.spec.model.source)
     _log.info("model", architecture=facts.architecture, parameters=facts.parameters, digest=model.digest)
-    require_head(run.workspace.model, run.spec.task, run.spec.model.source)
     _clear(run.workspace.plan)
     if parts:
         result = _adapters_prepared(run, parts, model, facts)
@@ -136,7 +135,9 @@ def _prepare_rows(run: Run, facts: ModelFacts, model_digest: str) -> PreparedDat
     scratch = run.workspace.root / ".prepare"
     _clear(scratch, run.workspace.train_rows, run.workspace.eval_rows, run.workspace.plan)
     try:
-        prepared = prepare_data(run, tokenizer, facts.context_length, scratch, model_digest)
+        kept = kept_head(run.workspace.model, run.spec.model.source)
+        classes = kept.classes if kept else ()
+        prepared = prepare_data(run, tokenizer, facts.context_length, scratch, model_digest, classes)
     finally:
         _clear(scratch)
     _clear(run.workspace.root / COPIES)

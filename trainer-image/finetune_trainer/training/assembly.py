@@ -23,7 +23,7 @@ from finetune_trainer.models.initialization import (
     restore_start,
     starts_away_from_zero,
 )
-from finetune_trainer.models.load import DTYPES, load_model, load_tokenizer
+from finetune_trainer.models.load import DTYPES, load_source, load_tokenizer
 from finetune_trainer.models.quantization import bitsandbytes_config
 from finetune_trainer.planning.objectives import asks_reference, prefers
 from finetune_trainer.run import Run
@@ -77,8 +77,8 @@ def load_base(run: Run) -> PreTrainedModel:
     precision, head = weights_precision(run), head_of(run)
     quantization = bitsandbytes_config(run.spec.method, DTYPES[precision], classes=head is not None)
     attention = run.plan.training.attention
-    base = load_model(run.workspace.model, precision, attention, quantization, head, new_head=head is not None)
-    if head is not None:
+    base = load_source(run, precision, attention, head, quantization)
+    if head is not None and head.is_new:
         start_head(base, run.spec.training.seed)
     return base
 
