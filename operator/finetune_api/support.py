@@ -33,8 +33,12 @@ def _unsupported(spec: FineTuneJobSpec) -> Iterator[str]:
     yield from _outside("training.objective", spec.training.objective, OBJECTIVES)
     yield from _outside("dataset.format", spec.dataset.format, FORMATS)
     yield from _outside("distributed.strategy", spec.distributed.strategy, STRATEGIES)
+    yield from _outside("distributed.zeroStage", spec.distributed.zero_stage, (3,))
+    yield from _outside("distributed.offload", spec.distributed.offload, ("none",))
     yield from _outside("distributed.nodes", spec.distributed.nodes, (1,))
     yield from _outside("distributed.processesPerNode", spec.distributed.processes_per_node, ("auto", 1))
+    if spec.resources.accelerator:
+        yield from _outside("resources.accelerator.count", spec.resources.accelerator.count, (1,))
     if spec.task in HEAD_FORMATS:
         asked = {"method.adapters": spec.method.adapters, "method.continueFrom": spec.method.continue_from}
         yield from (f"{field} with task={spec.task}" for field, value in asked.items() if value)

@@ -173,7 +173,6 @@ def test_what_the_rows_do_not_allow_is_refused_with_their_numbers(root: Path) ->
     ("task", "spec", "error", "want"),
     [
         (TEXT, {"dataset": dataset("text.jsonl", packing=True)}, InvalidSpecError, "remove it, or set it to auto"),
-        (TEXT, {"training": {"extra": {"torch_compile": True}}}, InvalidSpecError, "torch_compile compiles"),
         (
             TAGS,
             {"training": {"earlyStopping": {"metric": "perplexity"}}},

@@ -196,6 +196,13 @@ def test_bad_rows_are_listed_by_line_with_the_way_out(root: Path) -> None:
     )
 
 
+def test_half_a_character_is_a_bad_row_with_its_line(root: Path) -> None:
+    rows = chat_rows(20)
+    rows[3]["messages"][0]["content"] = "cut in two: \ud83d"
+    write_lines(root, [json.dumps(row) for row in rows])
+    assert "line 4: messages holds \\ud83d, half of a character that was cut in two" in refused(root, InvalidDataError)
+
+
 def test_allowed_bad_rows_are_left_out_and_counted(root: Path) -> None:
     write_lines(root, ["nonsense", *(json.dumps(row) for row in chat_rows(20))])
     _, result = executed(root, dataset=dataset(maxBadRows=1))

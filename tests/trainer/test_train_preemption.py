@@ -115,13 +115,13 @@ def test_an_evaluation_that_was_due_is_made_up_for(tmp_path: Path) -> None:
 
 def test_sigterm_before_the_first_step_ends_without_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     job = TrainingJob(tmp_path)
-    load = assembly.load_model  # type: ignore[attr-defined]
+    load = assembly.load_source  # type: ignore[attr-defined]
 
     def interrupted(*arguments: Any, **options: Any) -> Any:
         os.kill(os.getpid(), signal.SIGTERM)
         return load(*arguments, **options)
 
-    monkeypatch.setattr(assembly, "load_model", interrupted)
+    monkeypatch.setattr(assembly, "load_source", interrupted)
     run = job.run()
     with pytest.raises(PreemptedError, match="nothing was trained yet in this attempt"):
         execute(run)
@@ -177,6 +177,19 @@ def test_sigterm_in_the_last_step_keeps_the_finished_checkpoint_for_the_next_att
     result = execute(run)
     assert [point.loss for point in result.history] == [*want_losses.values()]
     assert job.checkpoint_steps()[-1] == 8
+
+
+def test_sigterm_in_the_last_step_owes_its_evaluation_to_the_next_attempt(tmp_path: Path) -> None:
+    whole = TrainingJob(tmp_path / "whole", training={"eval_every": 4})
+    want = execute(whole.run())
+    job = TrainingJob(tmp_path / "cut", training={"eval_every": 4})
+    preempt(job, at=8)
+    result = execute(job.run(attempt=2))
+    assert [(point.step, point.eval_loss) for point in result.history if point.eval_loss] == [
+        (point.step, point.eval_loss) for point in want.history if point.eval_loss
+    ]
+    assert "kept the weights" not in result.message
+    assert result.message.startswith("trained 8 of 8 steps")
 
 
 def test_the_handler_that_was_there_before_is_back_afterwards(tmp_path: Path) -> None:

@@ -37,6 +37,12 @@ def refused(**parts: Any) -> list[str]:
         ({"output": {"credentials": {"secretRef": "k"}}}, ["output.credentials=k with no output.destination"]),
         ({"model": {"source": "pvc://m/tiny", "revision": "v1"}}, ["model.revision=v1 with pvc://"]),
         ({"model": {"source": "hf://org/tiny", "revision": "v1"}}, []),
+        ({"resources": {"accelerator": {"count": 1}}}, []),
+        ({"resources": {"accelerator": {"count": 2}}}, ["resources.accelerator.count=2"]),
+        (
+            {"distributed": {"zeroStage": 2, "offload": "all"}},
+            ["distributed.zeroStage=2", "distributed.offload=all"],
+        ),
         ({"method": {"continueFrom": {"source": "hf://org/a", "revision": "v1"}}}, []),
         (
             {"method": {"continueFrom": {"source": "gs://b/a", "revision": "v1"}}},

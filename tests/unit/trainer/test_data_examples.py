@@ -3,7 +3,7 @@ from typing import Any
 import pytest
 
 from finetune_trainer.data.examples import Example, RowShape, shape_of
-from finetune_trainer.data.records import BadRows, Place, UnusableRowError
+from finetune_trainer.data.records import BadRows, Place, UnusableRowError, require_unicode
 from finetune_trainer.errors import InvalidDataError, InvalidSpecError
 from trainer_requests import make_spec
 
@@ -75,6 +75,11 @@ def test_a_template_takes_plain_column_names_only(template: str, want: str) -> N
         shape({"a": "x"}, template=template)
 
 
+def test_a_template_that_no_part_of_the_row_takes_is_refused() -> None:
+    with pytest.raises(InvalidSpecError, match=r"dataset.template .* has the format messages, which has neither"):
+        shape({"messages": CHAT}, format="messages", template="{messages}")
+
+
 def test_a_template_renders_columns_and_literal_braces() -> None:
     found = shape({"text": "x", "n": 3, "completion": "y"}, template='{{"n": {n}}} {text}?')
     assert found.example({"text": "x", "n": 3, "completion": "y"}) == Example(prompt='{"n": 3} x?', completion="y")
@@ -93,6 +98,20 @@ def test_an_instruction_with_input_becomes_one_prompt() -> None:
 def test_prompt_and_completion_may_be_turns() -> None:
     columns = {"prompt": [{"role": "user", "content": "hi"}], "completion": [{"role": "assistant", "content": "yo"}]}
     assert shape(columns).example(columns) == Example(messages=tuple(CHAT), first_answer=1)
+
+
+def test_half_a_character_makes_a_row_unusable_wherever_it_stands() -> None:
+    require_unicode({"text": "é 🙂 漢", "messages": [{"content": ["ok"]}], "n": 3, "none": None})
+    for columns in ({"text": "a \ud83d"}, {"messages": [{"content": "\ud83d!"}]}, {"a": {"\ud83d": 1}}):
+        with pytest.raises(UnusableRowError, match=r"(text|messages|a) holds \\ud83d, half of a character"):
+            require_unicode(columns)
+
+
+@pytest.mark.parametrize("extra", [7, ["a"], False])
+def test_an_input_that_is_no_text_is_not_left_out_in_silence(extra: Any) -> None:
+    columns = {"instruction": "Square it.", "input": extra, "output": "49"}
+    with pytest.raises(UnusableRowError, match="input is"):
+        shape(columns).example(columns)
 
 
 @pytest.mark.parametrize(

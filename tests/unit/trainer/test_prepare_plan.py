@@ -246,6 +246,15 @@ def test_precision_follows_from_what_the_machine_is_fast_at(asked: str, machine:
             {"method": {"rank": 1024, "initialization": "pissa"}},
             r"method.rank: 1024 is more than the 576 channels of model.layers.0.self_attn.q_proj.*set rank to 576",
         ),
+        (
+            {"method": {"type": "full", "targetModules": ["q_proj"]}},
+            "method.targetModules belongs to an adapter; with type: full remove it",
+        ),
+        (
+            {"training": {"earlyStopping": {"metric": "accuracy"}}},
+            "training.earlyStopping.metric must be one of eval_loss, perplexity, not accuracy",
+        ),
+        ({"rows": data(eval_rows=0), "training": {"earlyStopping": {}}}, "earlyStopping needs held-out rows"),
         ({"method": {"modulesToSave": ["head"]}}, r"has no module 'head'; it has .*lm_head"),
         ({"evaluation": {"metrics": ["bleurt"]}}, "evaluation.metrics: bleurt is not a metric of task chat"),
     ],

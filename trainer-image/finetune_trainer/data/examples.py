@@ -111,6 +111,10 @@ class RowShape:
         return [name for name in columns if name not in used]
 
 
+_TEMPLATED = ("prompt-completion", "text", "labelled-text")
+"""Formats with a part that dataset.template can write."""
+
+
 def shape_of(dataset: DatasetSpec, columns: dict[str, Any], source: str, task: str = "chat") -> RowShape:
     """The shape of the rows of `source` for `task`, by the first row's `columns` and the spec.
 
@@ -123,6 +127,11 @@ def shape_of(dataset: DatasetSpec, columns: dict[str, Any], source: str, task: s
     chosen, instructions = _format(dataset, template, named, source, task)
     if dataset.tools and chosen != "messages":
         raise InvalidSpecError(f"dataset.tools: true needs rows with messages; {source} has the format {chosen}")
+    if template and chosen not in _TEMPLATED:
+        raise InvalidSpecError(
+            f"dataset.template writes the prompt or the text of a row; {source} has the format {chosen}, which has "
+            "neither: remove it, or set dataset.format"
+        )
     answers = _answer_check(dataset, chosen, source) if task == "extraction" else None
     return RowShape(chosen, _loss_on(dataset, chosen), dataset.columns, template, instructions, dataset.tools, answers)
 
@@ -268,7 +277,8 @@ def _prompted(shape: RowShape, columns: dict[str, Any]) -> Example:
 def _instructed(columns: dict[str, Any]) -> Example:
     instruction = text_of(required_value(columns, "instruction"), "instruction")
     extra = columns.get("input")
-    prompt = f"{instruction}\n\n{extra}" if isinstance(extra, str) and extra.strip() else instruction
+    is_blank = extra is None or (isinstance(extra, str) and not extra.strip())
+    prompt = instruction if is_blank else f"{instruction}\n\n{text_of(extra, 'input')}"
     return Example(prompt=prompt, completion=text_of(required_value(columns, "output"), "output"))
 
 

@@ -23,7 +23,7 @@ from finetune_trainer.data.hub import hub_commit, read_hub_rows
 from finetune_trainer.data.labels import LabelTally
 from finetune_trainer.data.parts import parts_of
 from finetune_trainer.data.preferences import preference_shape
-from finetune_trainer.data.records import BadRows, Place, Record, UnusableRowError, column_names
+from finetune_trainer.data.records import BadRows, Place, Record, UnusableRowError, column_names, require_unicode
 from finetune_trainer.data.slices import DEFAULT_SPLIT, parse_slice
 from finetune_trainer.data.storage import RowFile
 from finetune_trainer.errors import InvalidDataError
@@ -167,6 +167,7 @@ def _take(intake: Intake, record: Record, dataset: DatasetSpec, encoders: Encode
     if intake.shape is None:
         intake.shape = encoders.shape(dataset, record.columns, f"{record.place.source} {record.place}")
     try:
+        require_unicode(record.columns)
         row = _encoded(intake, intake.shape, record, encoders)
         kept = _within(intake, row, record.place, dataset.over_length, limit)
     except UnusableRowError as error:

@@ -78,6 +78,21 @@ def text_of(value: Any, name: str) -> str:  # noqa: ANN401 - any JSON value
     return value
 
 
+def require_unicode(columns: dict[str, Any]) -> None:
+    """Raises UnusableRowError for half a character, which JSON can write and UTF-8, and so a tokenizer, cannot."""
+    for name, value in columns.items():
+        if broken := _surrogate(value):
+            code = f"\\u{ord(broken):04x}"
+            raise UnusableRowError(f"{name} holds {code}, half of a character that was cut in two")
+
+
+def _surrogate(value: Any) -> str:  # noqa: ANN401 - any JSON value
+    if isinstance(value, str):
+        return "" if value.isascii() else next((one for one in value if "\ud800" <= one <= "\udfff"), "")
+    parts = [*value, *value.values()] if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return next(filter(None, map(_surrogate, parts)), "")
+
+
 def column_names(columns: Iterable[str]) -> str:
     """Names for a message, in order, at most twelve."""
     names = [*columns]

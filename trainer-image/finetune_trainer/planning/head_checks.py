@@ -23,12 +23,6 @@ def check_head(spec: FineTuneJobSpec) -> None:
     stopping = spec.training.early_stopping
     if stopping and stopping.metric == "perplexity":
         raise InvalidSpecError("training.earlyStopping.metric: perplexity is about words; use eval_loss")
-    for name in spec.training.extra:
-        if name.startswith("torch_compile"):
-            raise InvalidSpecError(
-                f"training.extra.{name}: torch_compile compiles a model as a whole, which task: {spec.task} does not "
-                "call; remove it"
-            )
 
 
 def head_metrics(task: str, classes: Sequence[str]) -> list[str]:

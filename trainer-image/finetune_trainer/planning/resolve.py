@@ -29,7 +29,7 @@ from finetune_trainer.planning.memory import (
 )
 from finetune_trainer.planning.objectives import learning_rates, sequences_of_a_row, smallest_batch
 from finetune_trainer.planning.packing import packed_count
-from finetune_trainer.planning.schedule import Schedule, scheduled
+from finetune_trainer.planning.schedule import Schedule, require_watchable, scheduled
 
 SMALL, LARGE = 500_000_000, 3_000_000_000
 KINDS: dict[str, AdapterKind] = {"lora": "lora", "qlora": "lora", "dora": "dora", "adapter": "ia3"}
@@ -57,6 +57,7 @@ def resolve(spec: FineTuneJobSpec, origin: ModelOrigin, facts: ModelFacts, data:
     _require_room_to_evaluate(facts, adapter, data, shape, memory)
     batch = _whole(spec, batch, shape.micro_batch)
     schedule = scheduled(spec.training, sequences, batch, data.report.eval_rows)
+    require_watchable(spec.training, schedule.eval_every)
     training = _training(spec, facts, data, shape, schedule, batch=batch, length=length, packing=packing)
     seconds = _seconds(facts, adapter, training, data, machine)
     return Plan(
@@ -87,6 +88,8 @@ def adapter_of(spec: FineTuneJobSpec, facts: ModelFacts) -> Adapter | None:
     """The adapter that is trained; None for full tuning. Raises InvalidSpecError for modules that are not there."""
     method = spec.method
     if method.type == "full":
+        if method.target_modules != "auto":  # the API server leaves its type open and cannot judge it
+            raise InvalidSpecError("method.targetModules belongs to an adapter; with type: full remove it")
         return None
     rescales = method.type == "adapter"
     by_default = rescales and method.target_modules == "auto"

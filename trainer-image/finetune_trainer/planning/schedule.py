@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from math import gcd
 
 from finetune_api.spec import TrainingSpec
+from finetune_trainer.errors import InvalidSpecError
 
 DEFAULT_EPOCHS = 3.0
 EVENTS_PER_RUN = 10
@@ -13,6 +14,10 @@ EVALUATION_SHARE = 0.1
 """Part of the training time that evaluations take by default at most."""
 PASSES_PER_TRAINED_ROW = 3
 """A backward pass costs two forward passes; an evaluated row costs one."""
+
+
+STOPPING_METRICS = {"eval_loss": "eval_loss", "perplexity": "eval_perplexity"}
+"""What earlyStopping can watch -> its name in the logs. Both have their best value at the same step."""
 
 
 @dataclass(frozen=True)
@@ -50,6 +55,17 @@ def scheduled(training: TrainingSpec, sequences: int, batch_size: int, eval_rows
         eval_every=eval_every,
         checkpoint_every=checkpoint_every,
     )
+
+
+def require_watchable(training: TrainingSpec, eval_every: int) -> None:
+    """Raises InvalidSpecError for an early stopping that has nothing to watch."""
+    stopping = training.early_stopping
+    if stopping and stopping.metric not in STOPPING_METRICS:
+        raise InvalidSpecError(
+            f"training.earlyStopping.metric must be one of {', '.join(STOPPING_METRICS)}, not {stopping.metric}"
+        )
+    if stopping and eval_every == 0:
+        raise InvalidSpecError("training.earlyStopping needs held-out rows: set dataset.eval or dataset.evalFraction")
 
 
 def _affordable_evaluations(trained_rows: int, eval_rows: int) -> int:

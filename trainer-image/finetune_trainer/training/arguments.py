@@ -11,6 +11,7 @@ import torch
 from pydantic import TypeAdapter, ValidationError
 
 from finetune_trainer.errors import InvalidSpecError, NotSupportedError
+from finetune_trainer.planning.schedule import STOPPING_METRICS, require_watchable
 from finetune_trainer.run import Run
 
 if TYPE_CHECKING:
@@ -61,9 +62,6 @@ ALLOWED = frozenset(
         "neftune_noise_alpha",
         "optim_args",
         "tf32",
-        "torch_compile",
-        "torch_compile_backend",
-        "torch_compile_mode",
         "torch_empty_cache_steps",
     }
 )
@@ -77,8 +75,6 @@ OPTIMIZERS = {
     "sgd": "sgd",
 }
 """training.optimizer -> transformers' name. The 8-bit ones are those of bitsandbytes."""
-METRICS = {"eval_loss": "eval_loss", "perplexity": "eval_perplexity"}
-"""What earlyStopping can watch -> its name in the logs. Both have their best value at the same step."""
 
 
 def check_extra(extra: dict[str, Any]) -> None:
@@ -109,15 +105,10 @@ def _check_type(name: str, value: object, hint: Any) -> None:  # noqa: ANN401 - 
 
 def check_supported(run: Run) -> None:
     """Raises NotSupportedError or InvalidSpecError for what neither plan nor admission can know."""
-    training, stopping = run.plan.training, run.spec.training.early_stopping
+    training = run.plan.training
     if training.precision == "fp16" and not torch.cuda.is_available():
         raise NotSupportedError("training.precision: fp16 needs an accelerator; use bf16 or fp32 on CPU")
-    if stopping and stopping.metric not in METRICS:
-        raise InvalidSpecError(
-            f"training.earlyStopping.metric must be one of {', '.join(METRICS)}, not {stopping.metric}"
-        )
-    if stopping and training.eval_every == 0:
-        raise InvalidSpecError("training.earlyStopping needs held-out rows: set dataset.eval or dataset.evalFraction")
+    require_watchable(run.spec.training, training.eval_every)
     check_extra(run.spec.training.extra)
 
 
@@ -192,7 +183,7 @@ def _ours(run: Run) -> dict[str, Any]:
         "logging_strategy": "steps",
         "save_strategy": "steps",
         "logging_nan_inf_filter": False,
-        "metric_for_best_model": METRICS[stopping.metric] if stopping else "eval_loss",
+        "metric_for_best_model": STOPPING_METRICS[stopping.metric] if stopping else "eval_loss",
         "greater_is_better": False,
         "restore_callback_states_from_checkpoint": True,
         "remove_unused_columns": False,
