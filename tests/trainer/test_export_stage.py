@@ -120,12 +120,16 @@ def test_families_with_tied_embeddings_or_fused_projections_merge_and_reload(tmp
     assert ("lm_head.weight" in load_file(folder / "model.safetensors")) is not tied
 
 
-def test_tied_embeddings_that_training_made_two_are_both_saved(tmp_path: Path) -> None:
-    model = build_tiny_model("qwen2")
+@pytest.mark.parametrize("whole_modules", [["lm_head"], ["embed_tokens"], ["lm_head", "embed_tokens"]], ids=str)
+@pytest.mark.parametrize("family", ["qwen2", "gemma3"])
+def test_tied_embeddings_that_training_made_two_are_both_saved(
+    tmp_path: Path, family: str, whole_modules: list[str]
+) -> None:
+    model = build_tiny_model(family)
     run = make_run(tmp_path, model, exports=[ADAPTER, MERGED], destination="pvc://out/bot")
     rows = chat_rows(model)
     keep_rows(run.workspace.eval_rows, rows)
-    tune(run, rows, steps=5, modules_to_save=["lm_head"], target_modules=["q_proj", "v_proj"], init_lora_weights=True)
+    tune(run, rows, steps=5, modules_to_save=whole_modules, target_modules=["q_proj", "v_proj"], init_lora_weights=True)
     export.execute(run)
     whole = AutoModelForCausalLM.from_pretrained(published(run) / "merged").eval()
     torch.testing.assert_close(logits(whole, rows), tuned_logits(run), atol=1e-4, rtol=0)

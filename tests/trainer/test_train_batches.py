@@ -1,5 +1,6 @@
 """What a batch is and what is learned from it: labels, padding, packing, accumulation, order."""
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -26,10 +27,26 @@ def trainer_of(job: TrainingJob) -> StageTrainer:
     return assembly.build_trainer(run, assembly.checkpoint_store(run), Preemption())[0]
 
 
+def pad_with_the_end_token(model: Path) -> None:
+    """Give the model in `model`, a link to a shared one, a tokenizer of its own that pads as many models do."""
+    shared = model.resolve()
+    model.unlink()
+    shutil.copytree(shared, model)
+    tokenizer = load_tokenizer(model)
+    tokenizer.pad_token = tokenizer.eos_token
+    tokenizer.save_pretrained(model)
+
+
+@pytest.mark.parametrize("pads_with_end", [False, True])
 @pytest.mark.parametrize("family", FAMILIES)
-def test_labels_are_exactly_the_completion_mask_and_the_end_token_is_learned(tmp_path: Path, family: str) -> None:
+def test_labels_are_exactly_the_completion_mask_and_the_end_token_is_learned(
+    tmp_path: Path, family: str, pads_with_end: bool
+) -> None:
     job = TrainingJob(tmp_path, family)
+    if pads_with_end:
+        pad_with_the_end_token(job.workspace.model)
     tokenizer = load_tokenizer(job.workspace.model)
+    assert (tokenizer.pad_token_id == tokenizer.eos_token_id) is pads_with_end
     wanted = {tuple(row["input_ids"]): row["completion_mask"] for row in load_rows(job.workspace.train_rows)}
     seen = 0
     for batch in trainer_of(job).get_train_dataloader():
@@ -106,10 +123,11 @@ def test_padding_in_bf16_gives_finite_logits_and_gradients(family: str, side: st
 
 
 def gradients_of_one_step(
-    folder: Path, micro: int, accumulation: int, packing: bool, loss: str = "default"
+    folder: Path, family: str, micro: int, accumulation: int, packing: bool, loss: str = "default"
 ) -> dict[str, torch.Tensor]:
     job = TrainingJob(
         folder,
+        family,
         rows=24 if packing else 8,
         eval_rows=0,
         training={
@@ -136,11 +154,19 @@ def gradients_of_one_step(
     return caught
 
 
-@pytest.mark.parametrize(("packing", "loss"), [(False, "default"), (True, "default"), (False, "class-weighted")])
-def test_gradients_do_not_depend_on_how_a_batch_of_ragged_rows_is_cut(tmp_path: Path, packing: bool, loss: str) -> None:
-    whole = gradients_of_one_step(tmp_path / "8x1", 8, 1, packing, loss)
+@pytest.mark.parametrize(
+    ("family", "packing", "loss"),
+    [
+        *((family, packing, "default") for family in FAMILIES for packing in (False, True)),
+        ("llama", False, "class-weighted"),
+    ],
+)
+def test_gradients_do_not_depend_on_how_a_batch_of_ragged_rows_is_cut(
+    tmp_path: Path, family: str, packing: bool, loss: str
+) -> None:
+    whole = gradients_of_one_step(tmp_path / "8x1", family, 8, 1, packing, loss)
     for micro, accumulation in ((1, 8), (2, 4)):
-        cut = gradients_of_one_step(tmp_path / f"{micro}x{accumulation}", micro, accumulation, packing, loss)
+        cut = gradients_of_one_step(tmp_path / f"{micro}x{accumulation}", family, micro, accumulation, packing, loss)
         assert [*cut] == [*whole]
         for name, gradient in whole.items():
             torch.testing.assert_close(cut[name], gradient, rtol=1e-5, atol=1e-5, msg=name)

@@ -122,6 +122,15 @@ def test_merging_goes_into_the_unquantized_base_and_keeps_embeddings_tied(
     assert (base - want).abs().max() > 1e-2
 
 
+@pytest.mark.parametrize("family", ["llama", "phi3", "gemma3"])
+def test_a_quantized_run_of_any_family_merges_into_the_unquantized_base(tmp_path: Path, family: str) -> None:
+    run = job_of(tmp_path / "run", "qlora", family).run()
+    execute(run)
+    want = logits_of(load_tuned(run, precision="fp32"))
+    merged(load_tuned(run, precision="fp32")).save_pretrained(tmp_path / "whole")
+    torch.testing.assert_close(logits_of(load_model(tmp_path / "whole", "fp32", "sdpa")), want, rtol=1e-4, atol=1e-5)
+
+
 @pytest.mark.parametrize("name", ["dora", "ia3", "dora and pissa", "qlora", "loftq"])
 def test_a_resumed_run_equals_the_uninterrupted_one_bit_for_bit(
     trained: dict[str, Run], name: str, tmp_path: Path
