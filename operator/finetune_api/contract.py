@@ -52,8 +52,6 @@ class StageRequest(ApiModel):
     """Memory of the training pod, for the estimate in prepare."""
     cpu_limit: float | None = None
     """Cores of this pod; sets the number of threads."""
-    allow_remote_code: bool = False
-    """Whether the administrator allowed model.trustRemoteCode."""
     lineage: list[Ancestor] | None = None
     """Jobs that the model or the continued adapter comes from, the nearest first; the field of the spec that named it
     has its uri."""

@@ -105,7 +105,7 @@ class ModelSpec(ApiModel):
     credentials: SecretRef | None = None
     """Secret for a private model."""
     trust_remote_code: bool = False
-    """Run code that comes with the model. Refused unless the administrator allowed it in the chart."""
+    """Run code that comes with the model. true is refused: such code is never run."""
     attention: Literal["auto", "eager", "sdpa", "flash"] = "auto"
     """Attention implementation."""
     chat_template: LongText = ""

@@ -71,6 +71,7 @@ def _credentials(spec: FineTuneJobSpec) -> Iterator[str]:
 def _present(spec: FineTuneJobSpec) -> Iterator[str]:
     asked = {
         "distributed.minNodes": spec.distributed.min_nodes,
+        "model.trustRemoteCode": spec.model.trust_remote_code,
     }
     yield from (field for field, value in asked.items() if value)
 

@@ -39,8 +39,6 @@ class OperatorSettings(BaseSettings):
     """Namespaces whose pods may scrape /metrics of stage pods."""
     network_policies: bool = True
     """Whether stage pods are isolated with NetworkPolicies."""
-    allow_remote_code: bool = False
-    """Whether model.trustRemoteCode may be true."""
     prepare_memory: str = "4Gi"
     """Memory request and limit of the prepare pod."""
     grace_period_seconds: Annotated[int, Field(ge=1)] = 120
@@ -122,7 +120,6 @@ class OperatorSettings(BaseSettings):
             operator_namespace=self.operator_namespace,
             metrics_namespaces=self.metrics_namespaces,
             network_policies=self.network_policies,
-            allow_remote_code=self.allow_remote_code,
             prepare_memory=self.prepare_memory,
             grace_period_seconds=self.grace_period_seconds,
             retry_backoff_seconds=self.retry_backoff_seconds,

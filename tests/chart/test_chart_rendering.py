@@ -85,7 +85,6 @@ def test_the_operator_reads_back_the_settings_that_the_values_hold(monkeypatch: 
         "trainer": {"image": {"pullPolicy": "Always", "pullSecrets": ["registry-a", "registry-b"]}},
         "namespaces": ["team-a", "team-b"],
         "settings": {
-            "allowRemoteCode": True,
             "apiTimeoutSeconds": 7.5,
             "resyncSeconds": 1000000,
             "metricsNamespaces": ["monitoring", "grafana"],
@@ -100,7 +99,6 @@ def test_the_operator_reads_back_the_settings_that_the_values_hold(monkeypatch: 
     assert settings.image_pull_policy == "Always"
     assert settings.image_pull_secrets == ("registry-a", "registry-b")
     assert settings.namespaces == ("team-a", "team-b")
-    assert settings.allow_remote_code is True
     assert settings.api_timeout_seconds == 7.5
     assert settings.resync_seconds == 1000000
     assert settings.metrics_namespaces == ("monitoring", "grafana")

@@ -15,7 +15,6 @@ from finetune_trainer.errors import (
     InvalidDataError,
     InvalidModelError,
     InvalidSpecError,
-    NotSupportedError,
     OutputUnwritableError,
     SourceNotFoundError,
     StageError,
@@ -430,8 +429,6 @@ def test_what_the_spec_cannot_have_is_refused_before_anything_is_read(tmp_path: 
     assert "training.extra.learning_rat is not a field" in message
     message = refused(tmp_path, InvalidSpecError, training={"extra": {"learning_rate": 1}})
     assert "training.extra.learning_rate: set training.learningRate" in message
-    model = {"source": "pvc://models/tiny", "trustRemoteCode": True}
-    assert "model.trustRemoteCode" in refused(tmp_path, NotSupportedError, model=model)
 
 
 def test_a_pod_that_is_too_small_is_refused_with_the_parts(root: Path) -> None:

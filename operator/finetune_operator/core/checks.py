@@ -11,7 +11,6 @@ from finetune_api.conditions import Reason
 from finetune_api.spec import FineTuneJobSpec
 from finetune_api.status import FineTuneJobStatus
 from finetune_api.support import unsupported
-from finetune_operator.core.configuration import Configuration
 from finetune_operator.core.observed import Manifest
 from finetune_operator.core.timestamps import seconds_between
 
@@ -43,16 +42,10 @@ def _explain(location: tuple[int | str, ...], message: str) -> str:
     return f"spec{path}: {message.removeprefix('Value error, ')}"
 
 
-def refuse(spec: FineTuneJobSpec, configuration: Configuration) -> Failure | None:
-    """What this version or this installation does not do."""
+def refuse(spec: FineTuneJobSpec) -> Failure | None:
+    """What this version does not do."""
     if fields := unsupported(spec):
         return Failure(Reason.NOT_SUPPORTED, f"not supported yet: {', '.join(fields)}")
-    if spec.model.trust_remote_code and not configuration.allow_remote_code:
-        return Failure(
-            Reason.NOT_SUPPORTED,
-            "model.trustRemoteCode: true is not allowed here; the administrator can allow it in the chart "
-            "(trainer.allowRemoteCode)",
-        )
     return None
 
 

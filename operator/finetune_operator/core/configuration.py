@@ -17,8 +17,6 @@ class Configuration:
     """Namespaces whose pods may scrape /metrics of stage pods."""
     network_policies: bool = True
     """Whether to isolate stage pods with NetworkPolicies."""
-    allow_remote_code: bool = False
-    """Whether model.trustRemoteCode may be true."""
     prepare_memory: str = "4Gi"
     """Memory request and limit of the prepare pod."""
     grace_period_seconds: int = 120

@@ -96,9 +96,7 @@ class _Planner:
         self.spec = spec = lineage.with_places(spec, origin)
         self.used = spending.spent(self.observed, spec, self.status, self.now)
         failure = (
-            checks.refuse(spec, self.configuration)
-            or checks.overdue(spec, self.status, self.now)
-            or spending.overspent(spec, self.used)
+            checks.refuse(spec) or checks.overdue(spec, self.status, self.now) or spending.overspent(spec, self.used)
         )
         if failure:
             self._fail(self._current_stage(), failure.reason, failure.message)

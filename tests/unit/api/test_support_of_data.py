@@ -37,6 +37,7 @@ def refused(**parts: Any) -> list[str]:
         ({"output": {"credentials": {"secretRef": "k"}}}, ["output.credentials=k with no output.destination"]),
         ({"model": {"source": "pvc://m/tiny", "revision": "v1"}}, ["model.revision=v1 with pvc://"]),
         ({"model": {"source": "hf://org/tiny", "revision": "v1"}}, []),
+        ({"model": {"source": "hf://org/tiny", "trustRemoteCode": True}}, ["model.trustRemoteCode"]),
         ({"resources": {"accelerator": {"count": 1}}}, []),
         ({"resources": {"accelerator": {"count": 2}}}, ["resources.accelerator.count=2"]),
         (

@@ -22,7 +22,6 @@ def test_everything_that_decisions_depend_on_can_be_set(monkeypatch: pytest.Monk
         "operator_namespace": ("ops", "ops"),
         "metrics_namespaces": ("monitoring", ("monitoring",)),
         "network_policies": ("false", False),
-        "allow_remote_code": ("true", True),
         "prepare_memory": ("2Gi", "2Gi"),
         "grace_period_seconds": ("60", 60),
         "retry_backoff_seconds": ("1", 1),

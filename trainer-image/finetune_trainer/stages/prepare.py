@@ -16,7 +16,7 @@ from finetune_api.status import DatasetReport, Plan, Stage
 from finetune_trainer.data.intake import COPIES
 from finetune_trainer.data.json_answers import AnswerCheck
 from finetune_trainer.data.preparation import PreparedData, prepare_data
-from finetune_trainer.errors import InvalidModelError, InvalidSpecError, NotSupportedError
+from finetune_trainer.errors import InvalidModelError, InvalidSpecError
 from finetune_trainer.exporting.destinations import check_destination
 from finetune_trainer.models.continued_adapter import bring_adapter
 from finetune_trainer.models.continued_check import check_continued
@@ -111,10 +111,6 @@ def _check_spec(run: Run) -> None:
     from finetune_trainer.training.arguments import check_extra
     from finetune_trainer.training.token_losses import check_loss
 
-    if run.spec.model.trust_remote_code:
-        raise NotSupportedError(
-            "not supported yet: model.trustRemoteCode=True; code that comes with a model is never run"
-        )
     check_objective(run.spec)
     check_extra(run.spec.training.extra)
     check_loss(run.spec.training.loss)

@@ -35,7 +35,7 @@ def stage_job(
     For a queue it is created suspended, so that nothing runs before the queue has seen it.
     """
     memory = memory_of(stage, spec, plan, configuration)
-    request = stage_request(job, spec, stage, attempt, configuration, lineage)
+    request = stage_request(job, spec, stage, attempt, lineage)
     metadata = child_metadata(job, child_name(job, stage, attempt), stage, attempt)
     metadata["labels"] |= queueing.passed_on(job["metadata"].get("labels"))
     return {
@@ -71,12 +71,7 @@ def _failure_rules() -> list[dict[str, Any]]:
 
 
 def stage_request(
-    job: Manifest,
-    spec: FineTuneJobSpec,
-    stage: Stage,
-    attempt: int,
-    configuration: Configuration,
-    lineage: Sequence[Ancestor] = (),
+    job: Manifest, spec: FineTuneJobSpec, stage: Stage, attempt: int, lineage: Sequence[Ancestor] = ()
 ) -> StageRequest:
     """What the pod is told."""
     metadata = job["metadata"]
@@ -87,7 +82,6 @@ def stage_request(
         spec=spec,
         memory_limit_bytes=int(quantities.number(spec.resources.memory)),
         cpu_limit=quantities.number(spec.resources.cpu),
-        allow_remote_code=configuration.allow_remote_code,
         lineage=[*lineage] or None,
     )
 
