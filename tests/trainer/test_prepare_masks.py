@@ -1,5 +1,6 @@
 """Which tokens carry loss, for every family: exactly the answers and their end tokens, whatever the text says."""
 
+from dataclasses import replace
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,9 @@ NAMES = [*FAMILIES, *(f"{REAL}{family}" for family in REAL_TOKENIZERS)]
 FAMILY = pytest.mark.parametrize("family", NAMES)
 ANSWER_PREFIX = {"qwen3": "<think>\n\n</think>\n\n"}
 """What a family writes before an answer by its own template, and so learns to write."""
+LAST_ONLY = ("qwen3",)
+"""Families whose template takes that away from an answer once another question follows: it is not learnt there."""
+NO_SYSTEM = ("gemma", "gemma2")
 CUE = "{% if add_generation_prompt %}assistant: {% endif %}"
 PLAIN_TEMPLATE = "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}" + CUE
 TRAILING_TEMPLATE = PLAIN_TEMPLATE + "{% if not add_generation_prompt %}THE END{% endif %}"
@@ -76,6 +80,11 @@ def want_answer(family: str, answer: str) -> str:
     return ANSWER_PREFIX.get(family.removeprefix(REAL), "") + answer + traits(family).end_of_turn
 
 
+def want_answers(family: str, *answers: str) -> list[str]:
+    first = len(answers) - 1 if family.removeprefix(REAL) in LAST_ONLY else 0
+    return [want_answer(family, answer) for answer in answers[first:]]
+
+
 def with_template(family: str, template: str) -> Any:
     tokenizer = build_tokenizer(family)
     tokenizer.chat_template = (files("trl") / "chat_templates" / f"{template}.jinja").read_text()
@@ -93,16 +102,15 @@ def test_the_mask_is_exactly_the_answer_and_its_end_token(family: str, tokenizer
 def test_every_answer_of_a_conversation_carries_loss(family: str, tokenizers: Tokenizers) -> None:
     tokenizer = tokenizers[family]
     row = encode(tokenizer, chat("One?", "first", "Two?", "second"))
-    want = [want_answer(family, "first"), want_answer(family, "second")]
-    assert supervised(tokenizer, row) == want
+    assert supervised(tokenizer, row) == want_answers(family, "first", "second")
+    assert row.rewritten == (family.removeprefix(REAL) in LAST_ONLY)
 
 
 @FAMILY
 def test_an_answer_that_repeats_the_question_is_not_mixed_up_with_it(family: str, tokenizers: Tokenizers) -> None:
     tokenizer = tokenizers[family]
     row = encode(tokenizer, chat("Paris", "Paris", "Paris", "Paris"))
-    want = [want_answer(family, "Paris"), want_answer(family, "Paris")]
-    assert supervised(tokenizer, row) == want
+    assert supervised(tokenizer, row) == want_answers(family, "Paris", "Paris")
 
 
 @FAMILY
@@ -112,15 +120,26 @@ def test_end_tokens_written_by_a_user_carry_no_loss(family: str, tokenizers: Tok
     assert supervised(tokenizer, row) == [want_answer(family, "six")]
 
 
-@FAMILY
-def test_the_ids_are_what_a_server_would_render(family: str, tokenizers: Tokenizers) -> None:
+TALKS = {"alone": "", "told": "be brief"}
+"""What the system says."""
+
+
+@pytest.mark.parametrize("turns", [("five",), ("five", "six"), ("five", "six", "seven")], ids=len)
+@pytest.mark.parametrize(
+    ("family", "talk"),
+    [(name, talk) for name in NAMES for talk in TALKS if talk == "alone" or name.removeprefix(REAL) not in NO_SYSTEM],
+)
+def test_the_ids_are_what_a_server_would_render(
+    family: str, talk: str, turns: tuple[str, ...], tokenizers: Tokenizers
+) -> None:
     tokenizer = tokenizers[family]
-    example = chat("What is two plus three?", "five")
+    example = chat(*(said for turn in turns for said in (f"Not {turn}?", turn)), system=TALKS[talk])
     row = encode(tokenizer, example)
-    served = tokenizer.apply_chat_template(list(example.messages), return_dict=True)["input_ids"]
-    assert row.input_ids == list(served)
+    asked = tokenizer.apply_chat_template([*example.messages[:-1]], add_generation_prompt=True, return_dict=True)
+    assert row.input_ids == tokenizer.apply_chat_template([*example.messages], return_dict=True)["input_ids"]
+    assert row.prompt_ids == asked["input_ids"]
     assert row.input_ids[: len(row.prompt_ids)] == row.prompt_ids
-    assert not any(row.mask[: len(row.prompt_ids)])
+    assert supervised(tokenizer, row) == want_answers(family, *turns)
 
 
 @FAMILY
@@ -166,14 +185,11 @@ def test_a_prompt_on_a_chat_model_is_a_users_turn(family: str, tokenizers: Token
     assert encode(tokenizer, pair, "completion") == encode(tokenizer, chat("two plus three?", "five"))
 
 
-NO_SYSTEM = ("gemma", "gemma2")
-
-
 @pytest.mark.parametrize("family", [name for name in NAMES if name.removeprefix(REAL) not in NO_SYSTEM])
 def test_what_the_system_says_carries_no_loss(family: str, tokenizers: Tokenizers) -> None:
     tokenizer = tokenizers[family]
     row = encode(tokenizer, chat("One?", "first", "Two?", "second", system="be brief"))
-    assert supervised(tokenizer, row) == [want_answer(family, "first"), want_answer(family, "second")]
+    assert supervised(tokenizer, row) == want_answers(family, "first", "second")
     assert "be brief" in tokenizer.decode(row.prompt_ids)
 
 
@@ -253,7 +269,74 @@ def test_a_call_and_the_answer_after_it_carry_loss_and_the_tools_result_does_not
     family, *want = WITH_TOOLS[template]
     tokenizer = with_template(family, template)
     row = encode(tokenizer, Example(messages=TOOL_TALK, tools=(WEATHER,)))
-    assert supervised(tokenizer, row) == want
+    assert supervised(tokenizer, row) == (want[1:] if template in LAST_ONLY else want)
+
+
+def test_a_call_with_the_reasoning_that_a_server_keeps_carries_loss(tokenizers: Tokenizers) -> None:
+    tokenizer = tokenizers["qwen3"]
+    question, call, *rest = TOOL_TALK
+    talk = ({"role": "user", "content": "Hello?"}, {"role": "assistant", "content": "Hello."}, question)
+    messages = (*talk, {**call, "reasoning_content": "look it up"}, *rest)
+    row = encode(tokenizer, Example(messages=messages, tools=(WEATHER,)))
+    assert supervised(tokenizer, row) == [
+        f"<think>\nlook it up\n</think>\n\n{QWEN_CALL}<|im_end|>",
+        want_answer("qwen3", "It is clear."),
+    ]
+
+
+def test_reasoning_that_a_server_takes_away_is_not_in_the_row(tokenizers: Tokenizers) -> None:
+    tokenizer = tokenizers["qwen3"]
+    answers = [f"<think>\nwhy {n}\n</think>\n\n{n}" for n in ("first", "second")]
+    row = encode(tokenizer, chat("One?", answers[0], "Two?", answers[1]))
+    assert supervised(tokenizer, row) == [f"{answers[1]}<|im_end|>"]
+    assert "why first" not in tokenizer.decode(row.input_ids)
+
+
+def test_only_answers_that_were_to_carry_loss_count_as_rewritten(tokenizers: Tokenizers) -> None:
+    tokenizer = tokenizers["qwen3"]
+    example = chat("One?", "first", "Two?", "second")
+    assert not encode(tokenizer, example, "completion").rewritten
+    assert not encode(tokenizer, replace(example, silent=frozenset({1}))).rewritten
+    longer = chat("One?", "first", "Two?", "third", "Why?", "fourth")
+    pair = replace(example, first_answer=3, rejected=replace(longer, first_answer=3))
+    with pytest.raises(UnusableRowError, match="renders the prompt by what follows it"):
+        encode(tokenizer, pair, "completion")
+
+
+def test_a_greeting_that_nobody_asked_for_is_context(tokenizers: Tokenizers) -> None:
+    tokenizer = tokenizers["qwen3"]
+    example = Example(messages=({"role": "assistant", "content": "Hello."}, *chat("One?", "first").messages))
+    row = encode(tokenizer, example)
+    assert supervised(tokenizer, row) == [want_answer("qwen3", "first")]
+    assert row.input_ids == tokenizer.apply_chat_template([*example.messages], return_dict=True)["input_ids"]
+
+
+def test_a_stop_token_that_only_the_variant_writes_is_learnt() -> None:
+    tokenizer = with_template("phi3", "glm4moe")
+    row = encode(tokenizer, chat("One?", "first", "Two?", "second"))
+    assert [text.rpartition("</think>")[2] for text in supervised(tokenizer, row)] == [
+        "\nfirst<|user|>",
+        "\nsecond<|user|>",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("template", "last"),
+    [("qwen3_5_nothink", "<think>\nwhy\n</think>\n\nsecond"), ("deepseek_r1_distill", "second")],
+)
+def test_an_answer_that_cannot_follow_what_a_server_asks_with_is_a_bad_row(template: str, last: str) -> None:
+    tokenizer = with_template("qwen3", template)
+    with pytest.raises(UnusableRowError, match=r"a server asks .*: its reasoning is missing, or too much"):
+        encode(tokenizer, chat("One?", "<think>\nwhy\n</think>\n\nfirst", "Two?", last))
+
+
+def test_an_answer_after_the_beginning_of_its_reasoning_is_learnt_from_there() -> None:
+    tokenizer = with_template("qwen3", "deepseek_r1_distill")
+    first, second = ("<think>\nwhy\n</think>\n\nfirst", "<think>\nand why\n</think>\n\nsecond")
+    row = encode(tokenizer, chat("One?", first, "Two?", second))
+    assert row.input_ids[: len(row.prompt_ids)] == row.prompt_ids
+    (learnt,) = supervised(tokenizer, row)
+    assert learnt.startswith(second.removeprefix("<think>\n"))
 
 
 @pytest.mark.parametrize("template", [*WITH_TOOLS])

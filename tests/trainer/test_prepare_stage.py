@@ -210,6 +210,32 @@ def test_allowed_bad_rows_are_left_out_and_counted(root: Path) -> None:
     assert result.dataset.warnings[0].startswith("left out: train.jsonl: 1 of 21 rows cannot be used: line 1: not JSON")
 
 
+def test_earlier_answers_that_a_server_renders_otherwise_are_a_warning_with_the_way_out(tmp_path: Path) -> None:
+    shutil.copytree(build_tiny_model("qwen3"), tmp_path / "claims" / "models" / "tiny")
+    talk = [turn for row in chat_rows(2) for turn in row["messages"]]
+    longer = [{"messages": [{"role": "user", "content": f"Hello {i}"}, *talk[1:]]} for i in range(3)]
+    write_rows(tmp_path, [*chat_rows(12), *longer])
+    _, result = executed(tmp_path)
+    assert result.dataset is not None
+    assert result.dataset.warnings == [
+        (
+            "train.jsonl: in 3 rows earlier answers carry no loss: the model's chat template renders an answer that "
+            "another turn follows otherwise than the model writes it; to learn it, give the conversation up to it as a "
+            "row of its own"
+        )
+    ]
+
+
+def test_a_row_whose_answers_are_all_context_names_the_way_out(tmp_path: Path) -> None:
+    shutil.copytree(build_tiny_model("qwen3"), tmp_path / "claims" / "models" / "tiny")
+    first, second = (row["messages"] for row in chat_rows(2))
+    silent = [*first, second[0], {**second[1], "weight": 0}]
+    write_rows(tmp_path, [*chat_rows(12), {"messages": silent}])
+    message = refused(tmp_path, InvalidDataError)
+    assert "line 13: no token of it would carry loss: the model's chat template renders" in message
+    assert "as a row of its own" in message
+
+
 def test_what_looks_wrong_is_a_warning(root: Path) -> None:
     rows = [{"prompt": f"p{i}", "completion": "c", "id": i} for i in range(10)]
     write_rows(root, [*rows, rows[3], rows[3]])

@@ -2,11 +2,12 @@
 
 The answer's characters come from the `{% generation %}` markers of the template, else of the training template that
 TRL ships for it, else from rendering the conversation turn by turn. Every answer ends with its end token and nothing
-after it. Must not guess: where turns cannot be told apart, or a template leaves out tools, the job is refused with the
-way out.
+after it. The text is what a server renders, and the last answer: an earlier one that a server renders otherwise than
+the model writes it (Qwen3 without the empty think block) is context. Must not guess: where turns cannot be told apart,
+or a template leaves out tools, the job is refused with the way out.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,12 +31,15 @@ class RenderedChat:
     """Turns that carry loss."""
     last: Span | None = None
     """The last turn, where turns were looked for."""
+    rewritten: bool = False
+    """Whether a turn that was to carry loss carries none, as a server renders it otherwise than the model writes it."""
 
 
 class ChatRenderer:
     """Renders conversations with a tokenizer's chat template.
 
-    `served` is the template as it travels with the model; training may use a variant that differs in markers only.
+    `served` is the template as it travels with the model: it renders what an answer follows. What the model writes is
+    taken from the variant with markers, which may keep in earlier answers what a server leaves out.
     Raises InvalidSpecError for a template that is not valid Jinja.
     """
 
@@ -56,21 +60,17 @@ class ChatRenderer:
     def render(
         self, messages: tuple[Message, ...], tools: tuple[Tool, ...] = (), silent: Iterable[int] = ()
     ) -> RenderedChat:
-        """The whole conversation; `answers` leaves out the assistant's turns at the indices `silent`.
+        """The whole conversation, which ends with an answer; `answers` leaves out the turns at the indices `silent`.
 
         Raises UnusableRowError when the template refuses the conversation, InvalidSpecError when it hides the turns or
         leaves out tools.
         """
         self._check_tools(messages, tools)
-        text, spans = self._with_markers(messages, tools) if self._marked else self._by_prefixes(messages, tools)
-        turns = [i for i, message in enumerate(messages) if message["role"] == "assistant"]
-        if len(turns) != len(spans):
-            raise UnusableRowError("the chat template leaves out an assistant's turn, or writes two as one")
-        after_cue = [_after_cue(text, span, self._cue) for span in spans]
-        exact = [self._until_end(text, span) for span in after_cue]
+        text, answers = self._answers(messages, tools)
         silent = {*silent}
-        learnt = tuple(span for turn, span in zip(turns, exact, strict=True) if turn not in silent)
-        return RenderedChat(text, learnt, exact[-1] if exact else None)
+        asked = [span for turn, span in zip(_answering(messages), answers, strict=True) if turn not in silent]
+        learnt = tuple(span for span in asked if span is not None)
+        return RenderedChat(text, learnt, answers[-1] if answers else None, rewritten=len(learnt) < len(asked))
 
     def render_text(self, messages: tuple[Message, ...], tools: tuple[Tool, ...] = ()) -> str:
         """The whole conversation as a server renders it. Raises UnusableRowError, or InvalidSpecError as render."""
@@ -80,6 +80,40 @@ class ChatRenderer:
     def ends_with_end_token(self, text: str) -> bool:
         """Whether `text` ends with a special token."""
         return text.endswith(self._ends)
+
+    def _answers(self, messages: tuple[Message, ...], tools: tuple[Tool, ...]) -> tuple[str, Sequence[Span | None]]:
+        """The text and each of its answers; None for one that is only context."""
+        text, spans = self._with_markers(messages, tools) if self._marked else self._by_prefixes(messages, tools)
+        if len(_answering(messages)) != len(spans):
+            raise UnusableRowError("the chat template leaves out an assistant's turn, or writes two as one")
+        after_cue = [_after_cue(text, span, self._cue) for span in spans]
+        exact = [self._until_end(text, span) for span in after_cue]
+        if self._marked in (None, self._served) or text == self._render(messages, tools):
+            return text, exact
+        return self._as_served(messages, tools, text, exact)
+
+    def _as_served(
+        self, messages: tuple[Message, ...], tools: tuple[Tool, ...], marked: str, answers: list[Span]
+    ) -> tuple[str, list[Span | None]]:
+        """As _answers, of the variant's text `marked`: its last answer after the prompt that a server gives."""
+        start = answers[-1][0]
+        if not marked[:start].endswith(self._cue):
+            raise UnusableRowError(
+                f"a server asks for the last answer with {self._cue!r}, and the chat template writes this one "
+                "otherwise: its reasoning is missing, or too much"
+            )
+        text = self.prompt(messages[:-1], tools) + marked[start:]
+        written = [marked[first:end] for first, end in answers]
+        turns = zip(_answering(messages), written, strict=True)
+        return text, [self._place(text, messages[:turn], tools, answer) for turn, answer in turns]
+
+    def _place(self, text: str, before: tuple[Message, ...], tools: tuple[Tool, ...], answer: str) -> Span | None:
+        """Where `text` has `answer` right after the prompt that the turns `before` make; None where it does not."""
+        try:
+            prompt = self.prompt(before, tools)
+        except UnusableRowError:  # nobody has asked yet
+            return None
+        return (len(prompt), len(prompt) + len(answer)) if text.startswith(prompt + answer) else None
 
     def _answer_cue(self) -> str:
         """What the template writes to ask for an answer, as in `<|im_start|>assistant`; its end at least."""
@@ -167,9 +201,8 @@ class ChatRenderer:
 
     def _by_prefixes(self, messages: tuple[Message, ...], tools: tuple[Tool, ...]) -> tuple[str, list[Span]]:
         text = self._render(messages, tools)
-        turns = [i for i, message in enumerate(messages) if message["role"] == "assistant"]
         spans = []
-        for turn in turns:
+        for turn in _answering(messages):
             before = self._render(messages[:turn], tools, add_generation_prompt=True)
             until = text if turn == len(messages) - 1 else self._render(messages[: turn + 1], tools)
             if not (text.startswith(before) and text.startswith(until) and len(until) > len(before)):
@@ -220,7 +253,7 @@ def _default_template(tokenizer: Any) -> str:  # noqa: ANN401 - any tokenizer
 
 
 def _marked_template(tokenizer: Any, served: str) -> str | None:  # noqa: ANN401 - any tokenizer
-    """A template with generation markers that renders what `served` renders, or None where none is known."""
+    """A template with generation markers that renders answers as `served` does the last one; None if none is known."""
     from trl.chat_template_utils import get_training_chat_template, has_generation_markers
 
     if has_generation_markers(served):
@@ -230,6 +263,11 @@ def _marked_template(tokenizer: Any, served: str) -> str | None:  # noqa: ANN401
     except (ValueError, TypeError, TemplateError):
         return None
     return str(patched) if patched and has_generation_markers(patched) else None
+
+
+def _answering(messages: tuple[Message, ...]) -> list[int]:
+    """Indices of the assistant's turns."""
+    return [i for i, message in enumerate(messages) if message["role"] == "assistant"]
 
 
 def _reads_reasoning(template: str) -> bool:
@@ -261,9 +299,9 @@ def _shared_length(one: str, other: str) -> int:
 
 
 def _after_cue(text: str, span: Span, cue: str) -> Span:
-    """`span` without the end of the cue, which some templates put into the answer: a server writes that."""
+    """`span` without the cue or its end, which some templates put into the answer: a server writes that."""
     start, end = span
-    inside = next((k for k in range(1, len(cue)) if text[: start + k].endswith(cue)), 0)
+    inside = next((k for k in range(1, len(cue) + 1) if text[: start + k].endswith(cue)), 0)
     return (start + inside, end) if start + inside < end else span
 
 

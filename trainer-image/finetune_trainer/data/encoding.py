@@ -1,7 +1,8 @@
 """How an Example becomes token ids, and which of them carry loss.
 
 - messages, and prompts with completions on a model with a chat template: rendered by the template, the prompt as the
-  user's turn and the completion as the assistant's. Loss on exactly the answers and their end tokens.
+  user's turn and the completion as the assistant's. Loss on exactly the answers and their end tokens, but for earlier
+  answers that a server renders otherwise than the model writes them.
 - prompts with completions on a model without one, and always in `task: completion`: plain continuation, the completion
   right after the prompt. Loss on the completion and the end-of-sequence token.
 - text: loss on everything and the end-of-sequence token.
@@ -35,6 +36,8 @@ class EncodedRow:
     """Preferences: the same prompt with another answer, the rejected one of a pair."""
     desirable: bool | None = None
     """Preferences: the verdict on a single answer."""
+    rewritten: bool = False
+    """Whether an answer that was to carry loss carries none: a server renders it otherwise than the model writes it."""
 
     @property
     def length(self) -> int:
@@ -115,7 +118,8 @@ class RowEncoder:
             ids, mask = [*ids, self._tokenizer.eos_token_id], [*mask, int(spoken or self._loss_on == "all")]
         prompt = self._chat.prompt(example.messages[:-1], example.tools)
         prompt_ids = self._tokenizer(prompt, add_special_tokens=False)["input_ids"]
-        return EncodedRow(ids, mask, list(prompt_ids), self._reference(example, rendered, prompt))
+        reference = self._reference(example, rendered, prompt)
+        return EncodedRow(ids, mask, list(prompt_ids), reference, rewritten=rendered.rewritten)
 
     def _rendered(self, chat: ChatRenderer, example: Example) -> RenderedChat:
         if self._loss_on == "all":
@@ -169,7 +173,7 @@ def _paired(chosen: EncodedRow, rejected: EncodedRow) -> EncodedRow:
             "its prompt becomes other tokens before chosen than before rejected: a token spans prompt and answer, or "
             "the chat template renders the prompt by what follows it"
         )
-    return replace(chosen, other=rejected)
+    return replace(chosen, other=rejected, rewritten=chosen.rewritten or rejected.rewritten)
 
 
 def _as_conversation(example: Example) -> Example:

@@ -36,6 +36,10 @@ DESIRABLE = {True: "desirable", False: "undesirable"}
 """Labels of single answers, by which the hold-out is stratified."""
 COPIES = "objects"
 """Folder of the workspace with copies of the data files of buckets."""
+_REWRITTEN = (
+    ": the model's chat template renders an answer that another turn follows otherwise than the model writes it; to "
+    "learn it, give the conversation up to it as a row of its own"
+)
 
 
 @dataclass
@@ -67,6 +71,8 @@ class Intake:
     duplicates: BadRows = field(default_factory=BadRows)
     unseparated: int = 0
     """Rows of plain continuation whose prompt and completion meet without a space."""
+    rewritten: int = 0
+    """Rows with answers that carry no loss, as a server renders them otherwise than the model writes them."""
     distinct: set[str] = field(default_factory=set)
     tally: LabelTally = field(default_factory=LabelTally)
 
@@ -202,7 +208,7 @@ def _encoded(intake: Intake, shape: RowShape, record: Record, encoders: Encoders
     encoder = encoders.for_shape(shape)
     row = encoder.encode(example)
     if row.silent:
-        raise UnusableRowError("no token of it would carry loss")
+        raise UnusableRowError(f"no token of it would carry loss{_REWRITTEN if row.rewritten else ''}")
     plain = bool(example.completion) and not encoder.templated
     if plain and not (example.prompt[-1:].isspace() or example.completion[:1].isspace()):
         intake.unseparated += 1
@@ -253,6 +259,7 @@ def labels_of(intake: Intake) -> list[str | None]:
 
 def _watch(intake: Intake, shape: RowShape, record: Record, row: EncodedRow) -> None:
     """Notice what looks wrong and is not fatal."""
+    intake.rewritten += row.rewritten
     intake.unused.update(dict.fromkeys(shape.unused(record.columns)))
     said = array("i", row.input_ids) + (array("i", [-1, *row.other.input_ids]) if row.other else array("i"))
     key = hashlib.blake2b(said.tobytes(), digest_size=12).digest()
@@ -298,4 +305,6 @@ def warnings_of(intake: Intake) -> list[str]:
             f"{intake.source}: in {intake.unseparated} rows prompt and completion meet without a space between them; "
             "begin the completion with one if the model should write it"
         )
+    if intake.rewritten:
+        found.append(f"{intake.source}: in {intake.rewritten} rows earlier answers carry no loss{_REWRITTEN}")
     return found
