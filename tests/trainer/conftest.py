@@ -22,3 +22,9 @@ def environment_of_the_test() -> Iterator[None]:
     yield
     os.environ.clear()
     os.environ.update(before)
+
+
+@pytest.fixture
+def known_speed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pin the speed of the machine, which is measured anew each time and changes with what else runs on it."""
+    monkeypatch.setattr("finetune_trainer.stages.prepare.operations_per_second", lambda *_: 1e11)

@@ -208,6 +208,7 @@ def test_tags_that_mark_no_entities_have_no_entity_metric(root: Path) -> None:
     assert "seqeval judges entities, and the tags DET, NOUN are not of the BIO scheme" in message
 
 
+@pytest.mark.usefixtures("known_speed")
 def test_another_job_on_the_claim_takes_over_the_rows_with_their_labels(
     root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -347,6 +347,7 @@ def test_renames_and_template_build_the_prompt(root: Path) -> None:
     assert prompt.endswith(" Topic? ")
 
 
+@pytest.mark.usefixtures("known_speed")
 def test_the_same_input_gives_the_same_result(root: Path) -> None:
     run, first = executed(root)
     rows = loaded(run.workspace.train_rows)[:]
@@ -378,6 +379,7 @@ POINTS = (
 )
 
 
+@pytest.mark.usefixtures("known_speed")
 @pytest.mark.parametrize("point", POINTS)
 def test_a_kill_at_any_point_changes_nothing_about_the_result(
     root: Path, monkeypatch: pytest.MonkeyPatch, point: str

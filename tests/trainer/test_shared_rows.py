@@ -57,6 +57,7 @@ def encode_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("finetune_trainer.data.encoding.RowEncoder.encode", fail)
 
 
+@pytest.mark.usefixtures("known_speed")
 def test_the_second_job_takes_the_rows_of_the_first(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     first, want = prepared(root, "a")
     encode_nothing(monkeypatch)
