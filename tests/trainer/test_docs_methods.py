@@ -18,6 +18,8 @@ from tuned_runs import QUESTIONS
 
 pytestmark = pytest.mark.trainer
 ROOT = Path(__file__).parents[2]
+VLLM_RANK = 16
+"""Ranks that vLLM takes without --max-lora-rank."""
 MANIFESTS = sorted((ROOT / "examples" / "methods").glob("*.yaml"))
 
 
@@ -83,6 +85,10 @@ def test_the_manifest_runs_to_its_end(claims: Path, manifest: Path, monkeypatch:
     assert all(artifact["parity"]["passed"] for artifact in report["artifacts"])
     card = (published / "README.md").read_text()
     assert ("--enable-lora" in card) is (report["plan"]["method"]["type"] in ("lora", "qlora"))
+    assert ("vLLM does not load" in card) is (report["plan"]["method"]["type"] in ("dora", "adapter"))
+    if "--enable-lora" in card:
+        ranks = [json.loads(file.read_text())["r"] for file in published.glob("*/adapter_config.json")]
+        assert max(ranks) <= max(map(int, re.findall(r"--max-lora-rank (\d+)", card)), default=VLLM_RANK)
     measured = report["evaluation"]["adapters"] or [report["evaluation"]]
     assert len(measured) == max(1, len(adapters))
     for one in measured:

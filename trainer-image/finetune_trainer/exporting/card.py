@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 from finetune_api.status import PlannedMethod
+from finetune_trainer.exporting.adapter_serving import serve_adapter, serve_adapters
 from finetune_trainer.exporting.head_card import PIPELINES, head_labels, head_usage
 
 
@@ -11,12 +12,11 @@ def model_card(report: dict[str, Any], base: str) -> str:
     """The model card as Markdown, from the content of report.json and the name of the base model."""
     task = report["spec"]["task"]
     parts = [_front_matter(base, task), _introduction(report, base), _evaluation(report), _artifacts(report)]
-    method = report["plan"]["method"]["type"]
     if task in PIPELINES:
         parts += [head_labels(report), *(head_usage(artifact, base, report) for artifact in report["artifacts"])]
         return "\n\n".join(part for part in parts if part) + "\n"
-    parts += [_usage(artifact, base, method) for artifact in report["artifacts"] if artifact["format"] in USAGE]
-    parts.append(_serve_adapters(report, base))
+    parts += [_usage(artifact, base, report) for artifact in report["artifacts"] if artifact["format"] in USAGE]
+    parts.append(serve_adapters(base, report))
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
@@ -90,10 +90,9 @@ def _artifacts(report: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _usage(artifact: dict[str, Any], base: str, method: str) -> str:
+def _usage(artifact: dict[str, Any], base: str, report: dict[str, Any]) -> str:
     text = USAGE[artifact["format"]](artifact, base)
-    served = artifact["format"] == "peft" and method in SERVED_BY_VLLM
-    return f"{text}\n\n{_serve_peft(artifact, base)}" if served else text
+    return f"{text}\n\n{serve_adapter(artifact['name'], base, report)}" if artifact["format"] == "peft" else text
 
 
 def _use_peft(artifact: dict[str, Any], base: str) -> str:
@@ -106,27 +105,6 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained("{base}"), "{name}")
 tokenizer = AutoTokenizer.from_pretrained("{name}")
-```"""
-
-
-def _serve_peft(artifact: dict[str, Any], base: str) -> str:
-    name = artifact["name"]
-    return f"""```sh
-vllm serve {base} --enable-lora --lora-modules {name}=./{name}
-```"""
-
-
-def _serve_adapters(report: dict[str, Any], base: str) -> str:
-    """All adapters on one server, which loads the base once."""
-    names = [artifact["name"] for artifact in report["artifacts"] if artifact["format"] == "peft"]
-    plan = report["plan"]
-    if not plan.get("adapters") or len(names) < 2 or plan["method"]["type"] not in SERVED_BY_VLLM:
-        return ""
-    modules = " ".join(f"{name}=./{name}" for name in names)
-    return f"""## Serving all adapters on one base
-
-```sh
-vllm serve {base} --enable-lora --max-loras {len(names)} --lora-modules {modules}
 ```"""
 
 
@@ -171,9 +149,6 @@ while not generator.is_done():
     print(stream.decode(generator.get_next_tokens()[0]), end="", flush=True)
 ```"""
 
-
-SERVED_BY_VLLM = ("lora", "qlora")
-"""Methods whose adapters vLLM takes; of the others it serves the merged model."""
 
 USAGE: dict[str, Callable[[dict[str, Any], str], str]] = {
     "peft": _use_peft,
