@@ -17,13 +17,11 @@ from finetune_api.support import unsupported
 from finetune_trainer.errors import InvalidDataError
 from finetune_trainer.stages import prepare
 from object_servers import SCHEMES, Server, object_server
-from tiny_models import build_tiny_model
+from tiny_models import build_long_model
 from trainer_requests import make_run
 
 pytestmark = pytest.mark.trainer
 ROOT = Path(__file__).parents[2]
-CONTEXT_LENGTH = 1024
-"""Qwen's own words around tools take 400 of the tiny tokenizer's tokens."""
 EXAMPLES = ROOT / "examples" / "data"
 PAGE = (ROOT / "docs" / "data.md").read_text()
 MANIFESTS = re.findall(r"^\| \[(\S+)\.yaml\]\(\S+\) \| (\S+) \| (.+?) \| (\d+) \+ (\d+) \|$", PAGE, re.MULTILINE)
@@ -34,9 +32,7 @@ REFUSED = re.findall(r"^\| `([\[{].*?)` \| (.+) \|$", PAGE.partition("## Checks"
 def claims(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Claims `models` and `data` as the manifests name them."""
     root = tmp_path_factory.mktemp("claims")
-    model = build_tiny_model("qwen2", root / "models" / "tiny", max_position_embeddings=CONTEXT_LENGTH)
-    settings = json.loads((model / "tokenizer_config.json").read_text())
-    (model / "tokenizer_config.json").write_text(json.dumps(settings | {"model_max_length": CONTEXT_LENGTH}))
+    build_long_model("qwen2", root / "models" / "tiny")
     shutil.copytree(EXAMPLES / "rows", root / "data" / "rows")
     make_files(root / "data" / "rows" / "chat.jsonl", root / "data" / "made")
     return root
