@@ -114,6 +114,7 @@ def configured(root: Path, **changed: Any) -> None:
     [
         ({"id2label": {"0": "a", "2": "b"}}, "id2label does not name the classes"),
         ({"id2label": {"0": "a", "1": 7}}, "id2label does not name the classes"),
+        ({"id2label": ["a", "b"]}, "id2label does not name the classes"),
         ({"problem_type": "multi_label_classification"}, "only a head that tells one class is tuned"),
         ({"id2label": {"0": "a", "1": "b"}}, r"score.weight has shape \[3, \d+\] where config.json asks for \[2"),
     ],

@@ -101,14 +101,16 @@ class KeptHead:
 def kept_head(folder: Path, uri: str) -> KeptHead | None:
     """The head of the model in `folder`; None for a language model. Raises InvalidModelError for one of no classes."""
     document = read_json(folder / "config.json", f"{uri}: config.json")
-    names = document.get("architectures") or [""]
-    task = next((task for ending, task in _ENDINGS.items() if str(names[0]).endswith(ending)), None)
+    names = document.get("architectures")
+    name = str(names[0]) if isinstance(names, list) and names else ""
+    task = next((task for ending, task in _ENDINGS.items() if name.endswith(ending)), None)
     if task is None:
         return None
-    labels, kind = document.get("id2label") or {}, document.get("problem_type")
-    classes = [name for i in range(len(labels)) if isinstance(name := labels.get(str(i)), str)]
+    labels, kind = document.get("id2label"), document.get("problem_type")
+    labels = labels if isinstance(labels, dict) else {}
+    classes = [label for i in range(len(labels)) if isinstance(label := labels.get(str(i)), str)]
     if len(classes) < 2 or len(classes) != len(labels):
-        raise InvalidModelError(f"{uri}: config.json: id2label does not name the classes of {names[0]}, from 0 on")
+        raise InvalidModelError(f"{uri}: config.json: id2label does not name the classes of {name}, from 0 on")
     if kind in ("regression", "multi_label_classification"):
         raise InvalidModelError(f"{uri}: config.json: problem_type: {kind}; only a head that tells one class is tuned")
     return KeptHead(task, tuple(classes))
