@@ -68,6 +68,22 @@ def test_the_columns_of_evaluation_are_left_alone(tmp_path: Path) -> None:
     assert {*batch} == {"input_ids", "labels", "attention_mask", "real_tokens"}
 
 
+def test_an_evaluation_keeps_two_numbers_of_each_batch_however_many_rows_there_are(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    evaluated, kept = StageTrainer._evaluated, []
+
+    def spy(self: StageTrainer, batch: dict[str, Any]) -> torch.Tensor:
+        kept.append(evaluated(self, batch))
+        return kept[-1]
+
+    monkeypatch.setattr(StageTrainer, "_evaluated", spy)
+    trainer_of(TrainingJob(tmp_path, eval_rows=60)).evaluate()
+    assert len(kept) > 5
+    assert {statistics.untyped_storage().nbytes() for statistics in kept} == {2 * 8}
+    assert not any(statistics.requires_grad for statistics in kept)
+
+
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("method", ["lora", "full"])
 def test_the_loss_is_the_reference_loss_in_value_and_gradient(tmp_path: Path, family: str, method: str) -> None:
