@@ -12,7 +12,7 @@ from transformers import BertConfig, BertForSequenceClassification
 from finetune_api.contract import StageResult
 from finetune_api.status import Stage
 from finetune_trainer.errors import InvalidDataError, InvalidModelError, NotSupportedError
-from finetune_trainer.models.heads import head_module, head_of
+from finetune_trainer.models.heads import head_module, head_of, kept_head
 from finetune_trainer.models.load import load_source, load_tuned
 from finetune_trainer.stages import evaluate, export, prepare
 from head_jobs import head_run, make_root, topic_rows, trained, write_rows
@@ -62,11 +62,12 @@ def test_training_starts_from_the_values_of_the_head(published: Published) -> No
     head = head_of(run)
     assert head is not None
     assert not head.is_new
-    found = head_module(load_source(run, "fp32", "sdpa", head)).weight
+    found, rounded = (head_module(load_source(run, precision, "sdpa", head)).weight for precision in ("fp32", "bf16"))
     first = head_run(root, Stage.TRAIN, task, "first", **WHOLE)
     wanted = dict(load_tuned(first).named_parameters())
     [trained_head] = [value for name, value in wanted.items() if "modules_to_save" in name and name.endswith("weight")]
     assert torch.equal(found, trained_head)
+    assert torch.equal(rounded, trained_head)  # only the body is held in bf16
 
 
 @pytest.fixture
@@ -97,6 +98,26 @@ def test_a_label_that_the_head_has_not_is_refused_with_its_row(classifier: Path)
     write_rows(classifier / "claims" / "data" / "classification.jsonl", rows)
     with pytest.raises(InvalidDataError, match=r"line 5 has the label 'wheat', .* it tells grain, money-fx, ship"):
         prepare_second(classifier)
+
+
+def test_held_out_rows_must_have_labels_of_the_head_too(classifier: Path) -> None:
+    write_rows(classifier / "claims" / "data" / "held.jsonl", [{"text": "a", "label": "wheat"}])
+    sources = {"train": "classification", "eval": "held"}
+    data = {part: {"source": f"pvc://data/{name}.jsonl"} for part, name in sources.items()}
+    with pytest.raises(InvalidDataError, match=r"line 1 has the label 'wheat', .* it tells grain, money-fx, ship"):
+        prepare.execute(head_run(classifier, Stage.PREPARE, "classification", "second", **SECOND, dataset=data))
+
+
+def test_a_head_without_names_has_those_of_the_library(classifier: Path) -> None:
+    configured(classifier, id2label=None)
+    with pytest.raises(InvalidModelError, match="id2label does not name"):
+        prepare_second(classifier)
+    folder = classifier / "claims" / "models" / "first" / "whole"
+    document = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({k: v for k, v in document.items() if "label" not in k}))
+    found = kept_head(folder, "pvc://models/first/whole")
+    assert found is not None
+    assert found.classes == ("LABEL_0", "LABEL_1")
 
 
 def test_another_task_is_refused(classifier: Path) -> None:
@@ -132,5 +153,8 @@ def test_a_head_with_layers_of_its_own_is_refused(tmp_path: Path) -> None:
     sizes = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 64}
     config = BertConfig(vocab_size=600, **sizes, num_labels=3, id2label={0: "grain", 1: "money-fx", 2: "ship"})
     BertForSequenceClassification(config).save_pretrained(folder)
-    with pytest.raises(NotSupportedError, match="more than a linear layer and cannot be tuned further"):
+    with pytest.raises(
+        NotSupportedError,
+        match=r"BertForSequenceClassification cannot .* only a linear layer called score",
+    ):
         prepare_second(root)

@@ -179,10 +179,13 @@ def test_sigterm_in_the_last_step_keeps_the_finished_checkpoint_for_the_next_att
     assert job.checkpoint_steps()[-1] == 8
 
 
-def test_sigterm_in_the_last_step_owes_its_evaluation_to_the_next_attempt(tmp_path: Path) -> None:
-    whole = TrainingJob(tmp_path / "whole", training={"eval_every": 4})
-    want = execute(whole.run())
-    job = TrainingJob(tmp_path / "cut", training={"eval_every": 4})
+@pytest.mark.parametrize(("method", "precision"), [("lora", "fp32"), ("full", "bf16")])
+def test_sigterm_in_the_last_step_owes_its_evaluation_to_the_next_attempt(
+    tmp_path: Path, method: str, precision: str
+) -> None:
+    options: dict[str, Any] = {"training": {"eval_every": 4, "precision": precision}, "method": {"type": method}}
+    want = execute(TrainingJob(tmp_path / "whole", **options).run())
+    job = TrainingJob(tmp_path / "cut", **options)
     preempt(job, at=8)
     result = execute(job.run(attempt=2))
     assert [(point.step, point.eval_loss) for point in result.history if point.eval_loss] == [

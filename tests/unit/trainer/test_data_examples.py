@@ -105,6 +105,8 @@ def test_half_a_character_makes_a_row_unusable_wherever_it_stands() -> None:
     for columns in ({"text": "a \ud83d"}, {"messages": [{"content": "\ud83d!"}]}, {"a": {"\ud83d": 1}}):
         with pytest.raises(UnusableRowError, match=r"(text|messages|a) holds \\ud83d, half of a character"):
             require_unicode(columns)
+    with pytest.raises(UnusableRowError, match=r"^the name of a column holds \\ud83d"):
+        require_unicode({"\ud83d": "a"})
 
 
 @pytest.mark.parametrize("extra", [7, ["a"], False])

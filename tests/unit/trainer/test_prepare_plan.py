@@ -167,6 +167,13 @@ def test_ia3_sits_on_keys_values_and_the_end_of_the_mlp_and_has_no_rank() -> Non
     assert got.model.trainable_parameters == 1536 + 576 + 576
 
 
+@pytest.mark.parametrize("targets", ["auto", ".*c_attn", ["c_attn"]])
+def test_a_model_without_linear_layers_has_nothing_to_adapt(targets: Any) -> None:
+    facts = replace(FACTS, linear_layers=(), other_modules=("h.0.c_attn",))
+    with pytest.raises(InvalidSpecError, match="finds no layer to adapt in LlamaForCausalLM; use full"):
+        plan(facts, method={"targetModules": targets})
+
+
 def test_ia3_without_such_layers_asks_for_their_names() -> None:
     facts = replace(FACTS, linear_layers=(LinearLayer("layers.0.attn.wq", 576, 576),))
     with pytest.raises(

@@ -170,10 +170,10 @@ def _take(intake: Intake, record: Record, dataset: DatasetSpec, encoders: Encode
     if record.problem:
         intake.bad.add(record.place, record.problem)
         return
-    if intake.shape is None:
-        intake.shape = encoders.shape(dataset, record.columns, f"{record.place.source} {record.place}")
     try:
         require_unicode(record.columns)
+        if intake.shape is None:
+            intake.shape = encoders.shape(dataset, record.columns, f"{record.place.source} {record.place}")
         row = _encoded(intake, intake.shape, record, encoders)
         kept = _within(intake, row, record.place, dataset.over_length, limit)
     except UnusableRowError as error:

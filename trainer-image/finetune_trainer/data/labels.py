@@ -90,6 +90,9 @@ def class_names(train: LabelTally, source: str, known: Sequence[str] = ()) -> li
     Raises InvalidDataError for fewer than two labels, for more than can be classes, and for a label that the model's
     own head does not have, naming the row.
     """
+    if known:
+        require_of_head(train, known, source)
+        return [*known]
     labels = sorted(train.places, key=_order(train.places))
     if len(labels) < 2:
         raise InvalidDataError(
@@ -100,19 +103,19 @@ def class_names(train: LabelTally, source: str, known: Sequence[str] = ()) -> li
             f"{source} has {len(labels)} different labels, more than {MOST_LABELS}, as in {', '.join(labels[:3])}; is "
             "another column the label? Name it with dataset.columns: {label: <column>}"
         )
-    return _known_names(train, source, known) if known else labels
+    return labels
 
 
-def _known_names(train: LabelTally, source: str, known: Sequence[str]) -> list[str]:
-    unknown = sorted(set(train.places) - set(known))
+def require_of_head(rows: LabelTally, known: Sequence[str], source: str) -> None:
+    """Raises InvalidDataError naming the row when rows have a label that is none of the model's own head."""
+    unknown = sorted(set(rows.places) - set(known))
     if unknown:
-        label, place = unknown[0], train.places[unknown[0]]
+        label, place = unknown[0], rows.places[unknown[0]]
         more = f", and {len(unknown) - 1} more such labels" if len(unknown) > 1 else ""
         raise InvalidDataError(
             f"{source} {place} has the label {label!r}, which the head of model.source has not{more}; it tells "
             f"{_listed(known)}. Rename the label, or name the language model that this one was made from"
         )
-    return [*known]
 
 
 def _order(labels: Any) -> Any:  # noqa: ANN401 - a key function

@@ -14,7 +14,7 @@ from finetune_api.status import DatasetReport, LongRow, RowTokens
 from finetune_trainer.data.examples import LossOn
 from finetune_trainer.data.holdout import held_out, held_out_whole
 from finetune_trainer.data.intake import Encoders, Intake, Source, labels_of, read_source, take_in, warnings_of
-from finetune_trainer.data.labels import class_names, label_counts, left_in_train, require_known
+from finetune_trainer.data.labels import class_names, label_counts, left_in_train, require_known, require_of_head
 from finetune_trainer.data.mismatches import require_both_kinds, with_mismatches
 from finetune_trainer.data.parts import BLOCK
 from finetune_trainer.data.records import Place
@@ -110,7 +110,7 @@ def _encoded(
     if dataset.eval is not None:
         held = _intake(run, "eval", sources["eval"], encoders, limit, scratch)
         _require_same_format(train, held)
-        require_known(held.tally, classes, held.source)
+        (require_of_head if known else require_known)(held.tally, classes, held.source)
         kept: Sequence[int] = range(train.usable)
         eval_rows, eval_indices = open_rows(held.rows), [*range(held.usable)]
         shared = len(train.seen.keys() & held.seen.keys())

@@ -81,9 +81,9 @@ def text_of(value: Any, name: str) -> str:  # noqa: ANN401 - any JSON value
 def require_unicode(columns: dict[str, Any]) -> None:
     """Raises UnusableRowError for half a character, which JSON can write and UTF-8, and so a tokenizer, cannot."""
     for name, value in columns.items():
-        if broken := _surrogate(value):
-            code = f"\\u{ord(broken):04x}"
-            raise UnusableRowError(f"{name} holds {code}, half of a character that was cut in two")
+        where = "the name of a column" if _surrogate(name) else name
+        if broken := _surrogate(name) or _surrogate(value):
+            raise UnusableRowError(f"{where} holds \\u{ord(broken):04x}, half of a character that was cut in two")
 
 
 def _surrogate(value: Any) -> str:  # noqa: ANN401 - any JSON value

@@ -40,7 +40,10 @@ AUTO_CLASSES: dict[str, Any] = {
 _ENDINGS = {"ForSequenceClassification": "classification", "ForTokenClassification": "token-classification"}
 """Of the class that a model was saved as, by which it is told from a language model."""
 _CONTINUED = "score"
-"""Name of the heads that are a linear layer on the hidden states, and nothing else."""
+"""Name of the heads that are known to be a linear layer on the hidden states: a classifier of BERT has a pooler before
+it."""
+_UNNAMED = {"0": "LABEL_0", "1": "LABEL_1"}
+"""id2label where config.json has none: transformers leaves out its default."""
 PEFT_TASKS = {"classification": "SEQ_CLS", "token-classification": "TOKEN_CLS"}
 _STANDARD_DEVIATION = 0.02
 """Of a head's start, for a family whose configuration names none."""
@@ -106,7 +109,7 @@ def kept_head(folder: Path, uri: str) -> KeptHead | None:
     task = next((task for ending, task in _ENDINGS.items() if name.endswith(ending)), None)
     if task is None:
         return None
-    labels, kind = document.get("id2label"), document.get("problem_type")
+    labels, kind = document.get("id2label", _UNNAMED), document.get("problem_type")
     labels = labels if isinstance(labels, dict) else {}
     classes = [label for i in range(len(labels)) if isinstance(label := labels.get(str(i)), str)]
     if len(classes) < 2 or len(classes) != len(labels):
@@ -139,8 +142,8 @@ def _continued_skeleton(folder: Path, kept: KeptHead, uri: str) -> Any:  # noqa:
     skeleton = _skeleton(folder, Head(kept.task, kept.classes, 0, is_new=False), uri)
     if not hasattr(skeleton, _CONTINUED):
         raise NotSupportedError(
-            f"{uri}: the head of {type(skeleton).__name__} is more than a linear layer and cannot be tuned further; "
-            "name the language model that it was made from"
+            f"{uri}: the head of {type(skeleton).__name__} cannot be tuned further, only a linear layer called "
+            f"{_CONTINUED} can; name the language model that it was made from"
         )
     return skeleton
 

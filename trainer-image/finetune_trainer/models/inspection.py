@@ -180,7 +180,7 @@ def adapted_layers(facts: ModelFacts, targets: str | list[str]) -> list[LinearLa
     Raises InvalidSpecError naming method.targetModules when a name or the expression matches none, or the expression
     matches another module too: PEFT would adapt an output head unplanned, and stop at a norm.
     """
-    if targets == "auto":
+    if targets == "auto" or not facts.linear_layers:
         return [*facts.linear_layers]
     if isinstance(targets, str):
         return _matching(facts, targets)

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from peft import PeftModel
+from safetensors import safe_open
 from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
@@ -79,7 +80,19 @@ def load_model(
     _require_whole(path, report, f"{head_name(model)}." if new_head else None)
     if head:
         head_module(model).float()
+        if not new_head and precision != "fp32":
+            _read_head(model, path)
     return model.eval() if quantization else model.to(device()).eval()
+
+
+def _read_head(model: PreTrainedModel, path: Path) -> None:
+    """Give the head of `model` the values in `path` as they are there: the library has rounded them with the rest."""
+    prefix = f"{head_name(model)}."
+    for file in sorted(path.glob("*.safetensors")):
+        with safe_open(file, framework="pt") as tensors:
+            names = [name for name in tensors.keys() if name.startswith(prefix)]  # noqa: SIM118 - it is no mapping
+            values = {name.removeprefix(prefix): tensors.get_tensor(name).float() for name in names}
+        head_module(model).load_state_dict(values, strict=False)
 
 
 def load_source(

@@ -130,7 +130,8 @@ def _train(training: _Training) -> None:
         if start.manifest.finished:
             _restore_finished(trainer, start)
             trainer.make_up_for_evaluation()
-            training.preemption.leave_if_requested("the last step is trained, its evaluation is owed")
+            if trainer.owes_evaluation():
+                training.preemption.leave_if_requested("the last step is trained, its evaluation is owed")
             return
     trainer.train(resume_from_checkpoint=str(start.path) if start else None)
     training.preemption.leave_if_requested(f"the checkpoint of step {trainer.state.global_step} is complete")

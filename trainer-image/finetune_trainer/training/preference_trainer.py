@@ -123,7 +123,7 @@ class PreferenceTrainer(StageTrainer):
     def _evaluated(self, batch: dict[str, Any]) -> torch.Tensor:
         """Likelihoods of a batch, float64 [rows, columns]: as `_judged` reads them."""
         batch.pop("real_tokens")
-        with self.compute_loss_context_manager():
+        with self.accelerator.autocast():  # as in StageTrainer
             other = self._other_ratio(batch) if self.objective == "kto" else None
             found = self._likelihoods(self.model, self._prepare_inputs(batch))
         columns = [found.answer_ratio, found.other_ratio if other is None else other]

@@ -138,7 +138,7 @@ class StageTrainer(SFTTrainer):
     def _evaluated(self, batch: dict[str, Any]) -> torch.Tensor:
         """Statistics of a batch, float64 [1, 2]: summed loss and supervised tokens."""
         batch.pop("real_tokens")
-        with self.compute_loss_context_manager():
+        with self.accelerator.autocast():  # which wraps the model itself only once training has begun
             total, count = self._nll(self.model, self._prepare_inputs(batch))
         return torch.stack([total, count]).double().cpu()[None]
 
@@ -176,12 +176,16 @@ class StageTrainer(SFTTrainer):
             self.control.should_save = True
         return bool(improved)
 
-    def make_up_for_evaluation(self) -> None:
-        """Evaluate now when the resumed checkpoint was saved at an evaluation's step and before it."""
+    def owes_evaluation(self) -> bool:
+        """Whether the last step is an evaluation's, and that has not been."""
         every, step = self.run.plan.training.eval_every, self.state.global_step
         if not every or not step or step % every:
-            return
-        if not any("eval_loss" in entry and entry["step"] == step for entry in self.state.log_history):
+            return False
+        return not any("eval_loss" in entry and entry["step"] == step for entry in self.state.log_history)
+
+    def make_up_for_evaluation(self) -> None:
+        """Evaluate now when the resumed checkpoint was saved at an evaluation's step and before it."""
+        if self.owes_evaluation():
             self._determine_best_metric(self.evaluate())
 
     def require_learning(self) -> None:
