@@ -108,13 +108,10 @@ def class_names(train: LabelTally, source: str, known: Sequence[str] = ()) -> li
 
 def require_of_head(rows: LabelTally, known: Sequence[str], source: str) -> None:
     """Raises InvalidDataError naming the row when rows have a label that is none of the model's own head."""
-    unknown = sorted(set(rows.places) - set(known))
-    if unknown:
-        label, place = unknown[0], rows.places[unknown[0]]
-        more = f", and {len(unknown) - 1} more such labels" if len(unknown) > 1 else ""
+    if strange := _strange(rows, known, "which the head of model.source has not"):
         raise InvalidDataError(
-            f"{source} {place} has the label {label!r}, which the head of model.source has not{more}; it tells "
-            f"{_listed(known)}. Rename the label, or name the language model that this one was made from"
+            f"{source} {strange}; it tells {_listed(known)}. Rename the label, or name the language model that this "
+            "one was made from"
         )
 
 
@@ -125,14 +122,20 @@ def _order(labels: Any) -> Any:  # noqa: ANN401 - a key function
 
 def require_known(held: LabelTally, classes: Sequence[str], source: str) -> None:
     """Raises InvalidDataError naming the row when held-out rows have a label that no train row has."""
-    unknown = sorted(set(held.places) - set(classes))
-    if unknown:
-        label, place = unknown[0], held.places[unknown[0]]
-        more = f", and {len(unknown) - 1} more such labels" if len(unknown) > 1 else ""
+    if strange := _strange(held, classes, "which no train row has"):
         raise InvalidDataError(
-            f"dataset.eval: {source} {place} has the label {label!r}, which no train row has{more}; the train rows "
-            f"have {_listed(classes)}. Add train rows of it, or take the row out"
+            f"dataset.eval: {source} {strange}; the train rows have {_listed(classes)}. Add train rows of it, or take "
+            "the row out"
         )
+
+
+def _strange(rows: LabelTally, classes: Sequence[str], why: str) -> str:
+    """`line 5 has the label 'x', ...` of the first label that is none of `classes`; empty when all are."""
+    unknown = sorted(set(rows.places) - set(classes))
+    if not unknown:
+        return ""
+    more = f", and {len(unknown) - 1} more such labels" if len(unknown) > 1 else ""
+    return f"{rows.places[unknown[0]]} has the label {unknown[0]!r}, {why}{more}"
 
 
 def _listed(classes: Sequence[str]) -> str:

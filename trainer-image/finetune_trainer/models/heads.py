@@ -135,7 +135,7 @@ def inspect_source(folder: Path, tensors: Sequence[TensorHeader], task: str, uri
             f"{uri} is no language model: it has a head for task: {kept.task} with the classes "
             f"{shortened(kept.classes)}; set task: {kept.task}, or name the language model that it was made from"
         )
-    return inspect_model(folder, tensors, uri, lambda _config, _uri: _continued_skeleton(folder, kept, uri))
+    return inspect_model(folder, tensors, uri, lambda: _continued_skeleton(folder, kept, uri))
 
 
 def _continued_skeleton(folder: Path, kept: KeptHead, uri: str) -> Any:  # noqa: ANN401 - any model

@@ -62,15 +62,16 @@ class ModelFacts:
 
 
 def inspect_model(
-    folder: Path, tensors: Iterable[TensorHeader], uri: str, skeleton_of: Callable[[Any, str], Any] | None = None
+    folder: Path, tensors: Iterable[TensorHeader], uri: str, skeleton_of: Callable[[], Any] | None = None
 ) -> ModelFacts:
     """Facts of the model in `folder`, whose files hold `tensors`.
 
-    `skeleton_of` makes a model without weights from configuration and `uri`; by default a causal language model.
+    `skeleton_of` makes the model without weights, once its configuration is known to be one; by default a causal
+    language model.
     Raises InvalidModelError for an unknown architecture, a quantized model, or files that do not belong together.
     """
     config = _config(folder, uri)
-    skeleton = (skeleton_of or _skeleton)(config, uri)
+    skeleton = skeleton_of() if skeleton_of else _skeleton(config, uri)
     _check_tensors(skeleton, [*tensors], uri)
     return _facts(config, skeleton)
 

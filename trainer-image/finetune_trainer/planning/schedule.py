@@ -14,8 +14,6 @@ EVALUATION_SHARE = 0.1
 """Part of the training time that evaluations take by default at most."""
 PASSES_PER_TRAINED_ROW = 3
 """A backward pass costs two forward passes; an evaluated row costs one."""
-
-
 STOPPING_METRICS = {"eval_loss": "eval_loss", "perplexity": "eval_perplexity"}
 """What earlyStopping can watch -> its name in the logs. Both have their best value at the same step."""
 
