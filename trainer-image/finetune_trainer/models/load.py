@@ -98,7 +98,10 @@ def _read_head(model: PreTrainedModel, path: Path) -> None:
 def load_source(
     run: Run, precision: str, attention: str, head: Head | None, quantization: BitsAndBytesConfig | None = None
 ) -> PreTrainedModel:
-    """The job's model untouched: as a language model without `head`, else with its own head or room for a new one."""
+    """The job's model untouched: as a language model without `head`, else with its own head or room for a new one.
+
+    Raises as load_model does.
+    """
     new_head = head is not None and head.is_new
     return load_model(run.workspace.model, precision, attention, quantization, head, new_head=new_head)
 

@@ -242,7 +242,7 @@ def kept_bytes(facts: ModelFacts, adapter: Adapter | None, shape: TrainingShape)
 
 
 def _kept_of_weights(facts: ModelFacts, shape: TrainingShape) -> int:
-    """What a layer that is trained whole keeps besides, per token: normalized streams in fp32 and its inputs.
+    """Bytes per token that a layer trained whole keeps besides: normalized streams in fp32 and its inputs.
 
     In fp32 layers with the same input share it; autocast makes a copy for each, but of what attention gave in its
     format.
@@ -253,19 +253,19 @@ def _kept_of_weights(facts: ModelFacts, shape: TrainingShape) -> int:
 
 
 def _kept_of_adapter(facts: ModelFacts, adapter: Adapter, shape: TrainingShape) -> int:
-    """What a layer keeps for its adapter, per token."""
+    """Bytes per token that a layer keeps for its adapter, on average over the layers."""
     of_all = _kept_of_factors(adapter, shape) if adapter.kind == "ia3" else _kept_of_update(facts, adapter, shape)
     return of_all // max(1, facts.layers)
 
 
 def _kept_of_factors(adapter: Adapter, shape: TrainingShape) -> int:
-    """What IA3 scales: results as they are, inputs in fp32."""
+    """Bytes per token, of all layers, that IA3 scales: results as they are, inputs in fp32."""
     item = BYTES[shape.precision]
     return sum(FLOAT32 * one.inputs if is_feedforward(one.name) else item * one.outputs for one in adapter.layers)
 
 
 def _kept_of_update(facts: ModelFacts, adapter: Adapter, shape: TrainingShape) -> int:
-    """What low-rank updates keep, per token: inputs and products with A, in fp32 on a CPU, where nothing autocasts.
+    """Bytes per token, of all layers, that low-rank updates keep: inputs and products with A, on a CPU in fp32.
 
     In fp32 layers with the same input share it, in a shorter format each has a copy, and dropout gives each an input of
     its own and a mask. DoRA's magnitudes keep the update's result and the base's, which dropout makes it compute anew.
@@ -287,7 +287,7 @@ def _shared_inputs(facts: ModelFacts) -> int:
 
 
 def _copied_weights(facts: ModelFacts, adapter: Adapter | None, shape: TrainingShape) -> int:
-    """Copies in fp32 of a layer's weights in another format: with dropout DoRA computes the base's result from them."""
+    """Bytes of fp32 copies of a layer's weights in another format: with dropout DoRA computes with them."""
     if adapter is None or adapter.kind != "dora" or not adapter.dropout:
         return 0
     if shape.on_accelerator or shape.precision == "fp32":
